@@ -1,0 +1,1 @@
+"""Kernels by name: the alternatives among which a profile chooses."""

@@ -1,0 +1,167 @@
+"""The seam: every numeric primitive that a profile or a rung may exchange.
+
+Layers call the methods of `Ops` and nothing beneath them. A subclass puts other arithmetic in: the float64 forms of
+the truth rung live in `parity.backends`, extended precision will live in `mlx_impl.kernels`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import mlx.core as mx
+
+from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
+from mlx_impl.precision import widen
+from parity.spec.profile import CANONICAL, HyperProfile, require_built
+
+Spectrum = Any
+"""What `rfft` returns and only the spectral methods take apart: complex64 here, two float64 arrays elsewhere."""
+
+TF32_DROPPED_BITS: Final = 13
+"""float32 has 23 stored bits, TF32 keeps 10 of them."""
+
+
+@dataclass(frozen=True)
+class FftScales:
+    """The `norm` of each transform of a convolution; over the three there is exactly one factor 1/n."""
+
+    kernel: str
+    signal: str
+    inverse: str
+
+
+FFT_SCALES: Final = {
+    "forward": FftScales(kernel="forward", signal="backward", inverse="forward"),
+    "backward": FftScales(kernel="backward", signal="backward", inverse="backward"),
+    "ortho": FftScales(kernel="backward", signal="ortho", inverse="ortho"),
+}
+
+
+class Ops:
+    """Primitives in MLX's own arithmetic, under one profile.
+
+    Args:
+        profile: Its numeric knobs choose among kernels.
+
+    Raises:
+        NotImplementedYetError: The profile names a kernel that does not exist yet.
+    """
+
+    def __init__(self, profile: HyperProfile = CANONICAL) -> None:
+        require_built(profile)
+        self.profile = profile
+        self._blockdiag = BLOCKDIAG_KERNELS[profile.blockdiag_impl]
+
+    @property
+    def fft_scales(self) -> FftScales:
+        """Where the factor 1/n of a convolution's transforms sits."""
+        return FFT_SCALES[self.profile.fft_norm]
+
+    def matmul(self, x: mx.array, y: mx.array) -> mx.array:
+        """Matrix product x (..., m, p) @ y (..., p, q)."""
+        return self._operand(x) @ self._operand(y)
+
+    def linear(self, x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+        """x (..., p) @ weight (q, p).T + bias (q,)."""
+        x, weight = self._operand(x), self._operand(weight)
+        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+
+    def blockdiag(self, x: mx.array, weight: mx.array) -> mx.array:
+        """Blocks x (..., k, p) times weight (k, q, p) -> (..., k, q), by the profile's `blockdiag_impl`."""
+        return self._blockdiag(self._operand(x), self._operand(weight))
+
+    def sin(self, x: mx.array) -> mx.array:
+        """Elementwise sine."""
+        return mx.sin(x)
+
+    def exp(self, x: mx.array) -> mx.array:
+        """Elementwise exponential."""
+        return mx.exp(x)
+
+    def tanh(self, x: mx.array) -> mx.array:
+        """Elementwise hyperbolic tangent."""
+        return mx.tanh(x)
+
+    def erf(self, x: mx.array) -> mx.array:
+        """Elementwise error function."""
+        return mx.erf(x)
+
+    def softmax(self, x: mx.array, axis: int) -> mx.array:
+        """exp(x - max) / sum(exp(x - max)) along `axis`."""
+        return mx.softmax(x, axis=axis)
+
+    def gelu_erf(self, x: mx.array) -> mx.array:
+        """x * (1 + erf(x / sqrt 2)) / 2."""
+        return x * (1 + self.erf(x / math.sqrt(2))) / 2
+
+    def gelu_tanh(self, x: mx.array) -> mx.array:
+        """x * (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2."""
+        return x * (1 + self.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
+
+    def layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
+        """LayerNorm over the last axis: the library's kernel, or two explicit passes with `layer_norm_strict`."""
+        if self.profile.layer_norm_strict:
+            return self.two_pass_layer_norm(x, weight, bias, eps)
+        return mx.fast.layer_norm(x, weight, bias, eps)
+
+    def two_pass_layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
+        """Mean, then variance of the differences, then scale and shift; sixteen bits go through float32 as in torch."""
+        wide = widen(x)
+        centred = wide - mx.mean(wide, axis=-1, keepdims=True)
+        variance = mx.mean(mx.square(centred), axis=-1, keepdims=True)
+        return (centred * mx.rsqrt(variance + eps) * widen(weight) + widen(bias)).astype(x.dtype)
+
+    def depthwise_conv(self, x: mx.array, weight: mx.array, bias: mx.array, padding: int) -> mx.array:
+        """Depthwise convolution along positions: x (b, l, c), weight (c, taps, 1), bias (c,), zeros at both ends."""
+        return mx.conv1d(x, weight, padding=padding, groups=x.shape[-1]) + bias
+
+    def rfft(self, x: mx.array, n: int, norm: str) -> Spectrum:
+        """Transform real x (..., l), zero-padded to n, into its half spectrum (..., n/2 + 1)."""
+        return mx.fft.rfft(x, n=n, norm=norm)
+
+    def irfft(self, spectrum: Spectrum, n: int, norm: str) -> mx.array:
+        """Transform a half spectrum back into a real signal (..., n)."""
+        return mx.fft.irfft(spectrum, n=n, norm=norm)
+
+    def spectrum_product(self, x: Spectrum, y: Spectrum) -> Spectrum:
+        """Elementwise complex product."""
+        return x * y
+
+    def spectrum_sum(self, x: Spectrum, y: Spectrum) -> Spectrum:
+        """Elementwise complex sum."""
+        return x + y
+
+    def spectrum_conjugate(self, x: Spectrum) -> Spectrum:
+        """Elementwise complex conjugate."""
+        return mx.conjugate(x)
+
+    def spectrum_scale(self, x: Spectrum, factor: float) -> Spectrum:
+        """Product with a real number."""
+        return x * factor
+
+    def _operand(self, x: mx.array) -> mx.array:
+        """Round a float32 factor of a matrix product to TF32, where the profile asks for it."""
+        if self.profile.matmul_precision == "tf32" and x.dtype == mx.float32:
+            return cast(mx.array, round_to_tf32(x))
+        return x
+
+
+@mx.custom_function
+def round_to_tf32(x: mx.array) -> mx.array:
+    """Round float32 to 10 stored bits, to nearest, ties to even; infinities and NaN pass through.
+
+    Source: NVIDIA A100 whitepaper V1.0, "TensorFloat-32": 8 exponent bits and 10 mantissa bits.
+    """
+    bits = mx.view(x, mx.uint32)
+    odd = (bits >> TF32_DROPPED_BITS) & 1
+    rounded = bits + (odd + ((1 << (TF32_DROPPED_BITS - 1)) - 1))
+    kept = mx.view((rounded >> TF32_DROPPED_BITS) << TF32_DROPPED_BITS, mx.float32)
+    return mx.where(mx.isfinite(x), kept, x)
+
+
+@round_to_tf32.vjp
+def _round_to_tf32_vjp(primals: mx.array, cotangents: mx.array, outputs: mx.array) -> mx.array:  # noqa: ARG001
+    """Rounding passes the cotangent on unchanged."""
+    return cotangents

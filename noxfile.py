@@ -1,0 +1,55 @@
+"""The project's commands: `nox -l` lists them. The main job is `nox -s parity`."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "conftest.py", "noxfile.py"]
+
+
+def install(session: nox.Session, *groups: str, project: bool = True) -> None:
+    """Install dependency groups, and the project itself, at the pinned versions."""
+    wanted = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install("-c", "constraints.txt", *wanted, *(["-e", "."] if project else []))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the harness: every check is shown failing once. Arguments go to pytest."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Compare the port with the reference: all components, profiles and rungs. Arguments go to `parity run`."""
+    install(session)
+    session.run("parity", "run", "--profile", "all", *session.posargs)
+
+
+@nox.session
+def golden(session: nox.Session) -> None:
+    """Check reference and port against the original code's vectors. Arguments replace the folder."""
+    install(session)
+    session.run("parity", "golden", *(session.posargs or ["tests/data/goldens"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the direction of imports."""
+    install(session, "lint")
+    session.run("ruff", "check", *SOURCES)
+    session.run("ruff", "format", "--check", *SOURCES)
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy in strict mode."""
+    install(session, "types")
+    session.run("mypy")
+    session.run("mypy", "--python-executable", f"{session.bin}/python", "noxfile.py", "conftest.py")

@@ -1,0 +1,1 @@
+"""The only place that knows both frameworks: conversion, float64 substitutes, building and running either side."""

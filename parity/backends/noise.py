@@ -1,0 +1,220 @@
+"""How far rounding may carry: the float64 reference with every operation's inputs perturbed by its own error model.
+
+Each arithmetic operation's float inputs are multiplied by 1 + a xi, xi uniform in [-1, 1], before it runs in float64.
+The amplitude is a = u * growth(operation, shape), u the rung's own unit roundoff, so that saturation is felt as well;
+at f64 it is a larger one, and the response is scaled back. What arrives at a tensor is the error that a faithful
+implementation at that rung makes there, whatever the conditioning in between. That is the S(data) of composites: it
+needs no constant per layer or model.
+
+Inputs rather than outputs are perturbed, since that is the backward-error view: relative noise on the factors of a
+product sum gives u * sqrt(sum (x w)^2), also where the sum cancels, and relative noise on the samples of a transform
+gives the white noise u * ||x|| that a transform makes.
+
+Source: stochastic arithmetic, Vignes, Math. Comput. Simul. 35 (1993) 233; growth factors from `parity.tolerance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from parity.backends.reference import run_reference
+from parity.pairs import Pair
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.precision import RUNGS, Rung
+from parity.tolerance import GELU_OUTPUT, LAYER_NORM_OUTPUT, growth_of
+from parity.trace import Trace
+
+F64_EPSILON: Final = 2.0**-32
+"""Amplitude that stands for u at f64, whose own roundoff would drown it: squared it is below that, 2**20 above it."""
+
+EXACT: Final = frozenset(
+    {
+        "_conj",
+        "_conj_physical",
+        "_reshape_alias",
+        "_to_copy",
+        "_unsafe_view",
+        "abs",
+        "alias",
+        "as_strided",
+        "cat",
+        "chunk",
+        "clone",
+        "conj",
+        "constant_pad_nd",
+        "copy_",
+        "detach",
+        "embedding",
+        "empty_like",
+        "eq",
+        "expand",
+        "flip",
+        "full_like",
+        "gt",
+        "index",
+        "lift_fresh",
+        "neg",
+        "nll_loss_forward",
+        "ones_like",
+        "permute",
+        "reshape",
+        "resolve_conj",
+        "select",
+        "slice",
+        "split",
+        "squeeze",
+        "stack",
+        "t",
+        "transpose",
+        "unbind",
+        "unsqueeze",
+        "view",
+        "view_as_complex",
+        "view_as_real",
+        "zeros_like",
+    }
+)
+"""Operations that move or copy numbers and round nothing."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Predicted error of one tensor at one rung: root mean square over elements and draws, and the largest seen."""
+
+    rms: float
+    maximum: float
+
+
+class _Perturb(TorchDispatchMode):
+    """Perturb the float inputs of every operation that rounds."""
+
+    def __init__(self, rung: Rung, generator: torch.Generator) -> None:
+        super().__init__()
+        self.rung, self.generator = rung, generator
+        self.epsilon = F64_EPSILON if rung.name == "f64" else rung.u
+        self.wide = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if name in EXACT:
+            return func(*args, **(kwargs or {}))
+        half = self.rung.is_half and not self.wide
+        growth = growth_of(name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)], half)
+        amplitude = self.epsilon * growth
+        floor = self.rung.tiny
+        if self.rung.is_half and self.wide:
+            amplitude *= RUNGS["f32"].u / self.rung.u
+            floor = RUNGS["f32"].tiny
+        result = func(*(self._noisy(a, amplitude, floor) for a in args), **(kwargs or {}))
+        if name == "native_layer_norm":
+            return (self._noisy_norm(result, args, amplitude, growth), *result[1:])
+        if name == "gelu":
+            return result + GELU_OUTPUT * amplitude / growth * args[0].abs() * self._uniform(result)
+        return result
+
+    def _noisy_norm(self, result: Any, args: Any, amplitude: float, growth: float) -> torch.Tensor:
+        """Perturb a LayerNorm's result by what noise on its input cannot stand for.
+
+        Of two channels the normalised values are +-1 whatever the input. What rounds is the mean, which shifts a whole
+        row by growth * u * |mean| / sigma, and the steps of x_hat * weight + bias.
+        """
+        x, _, weight, bias, _ = args
+        out: torch.Tensor
+        out, mean, inverse_sigma = result
+        steps = (out - bias).abs() + bias.abs()
+        shift = weight.abs() * (mean.abs().clamp(min=x.abs().mean(-1, keepdim=True)) * inverse_sigma)
+        steps_noise = LAYER_NORM_OUTPUT * amplitude / growth * steps * self._uniform(steps)
+        return out + steps_noise + amplitude * shift * self._uniform(mean)
+
+    def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
+        if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
+            return value
+        size = value.abs().clamp(min=floor)
+        if value.is_complex():
+            return value + amplitude * size * torch.complex(self._uniform(size), self._uniform(size))
+        return value + amplitude * size * self._uniform(size)
+
+    def _uniform(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.rand(like.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
+
+
+def predict_noise(
+    pair: Pair,
+    module: nn.Module,
+    inputs: Mapping[str, AnyArray],
+    truth: Trace,
+    rung: Rung,
+    draws: int,
+    seed: int,
+) -> dict[str, Noise]:
+    """Return the error that faithful arithmetic at `rung` makes at every tensor of `truth`.
+
+    Args:
+        pair: The pair.
+        module: The float64 reference that made `truth`.
+        inputs: Its inputs.
+        truth: Its unperturbed trace.
+        rung: Sixteen bits accumulate in float32, and modules that stay in float32 are perturbed at float32's level.
+        draws: Number of perturbed runs.
+        seed: Seed of the perturbations.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    runs = [_perturbed_trace(pair, module, inputs, rung, generator) for _ in range(draws)]
+    factor = rung.u / F64_EPSILON if rung.name == "f64" else 1.0
+    return {name: _spread([run[name].values for run in runs], truth[name].values, factor) for name in truth}
+
+
+@contextmanager
+def perturbed(module: nn.Module, rung: Rung, generator: torch.Generator) -> Iterator[None]:
+    """Perturb every operation that rounds, of forward and backward passes through `module`, while the context lasts."""
+    mode = _Perturb(rung, generator)
+    handles = [handle for part in module.modules() if _stays_wide(part) for handle in _mark(part, mode)]
+    try:
+        with mode:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _perturbed_trace(
+    pair: Pair,
+    module: nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    generator: torch.Generator,
+) -> Trace:
+    with perturbed(module, rung, generator):
+        return run_reference(pair, module, inputs, RUNGS["f64"])
+
+
+def _stays_wide(part: nn.Module) -> bool:
+    return bool(getattr(part, "at_least_float32", False))
+
+
+def _mark(part: nn.Module, mode: _Perturb) -> list[Any]:
+    def enter(_module: nn.Module, _inputs: Any) -> None:
+        mode.wide += 1
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        mode.wide -= 1
+
+    return [part.register_forward_pre_hook(enter), part.register_forward_hook(leave, always_call=True)]
+
+
+def _spread(perturbed: list[Array], truth: Array, factor: float) -> Noise:
+    if truth.size == 0:
+        return Noise(0.0, 0.0)
+    shifts = np.abs(np.stack(perturbed) - truth)
+    largest = float(shifts.max())
+    if largest == 0.0:
+        return Noise(0.0, 0.0)
+    return Noise(largest * float(np.sqrt(np.mean(np.square(shifts / largest)))) * factor, largest * factor)

@@ -1,0 +1,84 @@
+"""The MLX side: build, fill, run and differentiate a port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from mlx_impl.ops import Ops
+from mlx_impl.precision import cast
+from parity.backends.convert import MLX_DTYPES, mlx_from_numpy, numpy_from_mlx
+from parity.backends.mlx_float64 import Float64Ops
+from parity.pairs import Pair, Structure
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.precision import Rung
+from parity.spec.profile import HyperProfile
+from parity.trace import Trace, TracedTensor, record_mlx
+
+
+def build_port(
+    pair: Pair, structure: Structure, profile: HyperProfile, rung: Rung, state: Mapping[str, AnyArray]
+) -> nn.Module:
+    """Build the port at `rung` from a state dict: at `f64` with the float64 primitives, elsewhere with MLX's own.
+
+    Raises:
+        WeightsError: The state dict does not map one to one onto the port.
+        NotImplementedYetError: The profile names a kernel that does not exist yet.
+    """
+    ops = Float64Ops(profile) if rung.name == "f64" else Ops(profile)
+    with mx.stream(mx.cpu):
+        module: nn.Module = pair.port(structure, profile, ops)
+        cast(module, MLX_DTYPES[rung.dtype])
+        if not pair.fresh:
+            pair.transfer(module, {name: mlx_from_numpy(array, "float64") for name, array in state.items()})
+            cast(module, MLX_DTYPES[rung.dtype])
+    return module.eval()
+
+
+def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
+    """Run `module` and return its intermediates, under the reference's names, and then its outputs."""
+    with mx.stream(mx.cpu):
+        arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+        with record_mlx(module) as taken:
+            outputs = pair.call(module, arrays)
+        named = {_tap_name(pair, name): array for name, array in taken.items()}
+        traced = {name: TracedTensor(*numpy_from_mlx(array)) for name, array in {**named, **outputs}.items()}
+    return Trace(traced, tuple(outputs))
+
+
+def port_gradients(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the gradients of sum(y * w), w = linspace(-1, 1, y.size), for parameters and for float inputs.
+
+    Parameters have the reference's names and axes, an alias once under its first name.
+    """
+    with mx.stream(mx.cpu):
+        arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+        leaves = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+        start = module.trainable_parameters()
+
+        def loss(parameters: Any, floats: Mapping[str, mx.array]) -> mx.array:
+            module.update(parameters)
+            y = list(pair.call(module, {**arrays, **floats}).values())[-1]
+            weight = mlx_from_numpy(np.linspace(-1, 1, y.size), "float64").astype(y.dtype).reshape(y.shape)
+            return mx.sum(y * weight)
+
+        named, by_input = mx.grad(loss, argnums=(0, 1))(start, leaves)
+        module.update(start)
+        by_name = pair.to_state(module, dict(tree_flatten(named)))
+        return (
+            {name: numpy_from_mlx(array)[0] for name, array in by_name.items()},
+            {name: numpy_from_mlx(array)[0] for name, array in by_input.items()},
+        )
+
+
+def _tap_name(pair: Pair, name: str) -> str:
+    """Translate a module's name and keep the call's suffix, `#2` or `[0]`."""
+    end = min((name.find(mark) for mark in "#[" if mark in name), default=len(name))
+    return pair.tap_name(name[:end]) + name[end:]

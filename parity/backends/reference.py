@@ -1,0 +1,143 @@
+"""The torch side: build, fill, run and differentiate a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from parity.backends.convert import TORCH_DTYPES, numpy_from_torch, torch_from_numpy
+from parity.errors import WeightsError
+from parity.pairs import Pair, Structure
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.checkpoint import set_aside_reason
+from parity.spec.precision import Rung
+from parity.spec.profile import HyperProfile
+from parity.trace import Trace, TracedTensor, record_torch
+from reference_torch.precision import cast
+
+
+def build_reference(pair: Pair, structure: Structure, profile: HyperProfile, dtype: str = "float32") -> nn.Module:
+    """Build the reference in evaluation mode, its parameters and buffers computed in `dtype`, initialisation seeded."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(TORCH_DTYPES[dtype])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module: nn.Module = pair.reference(structure, profile)
+    finally:
+        torch.set_default_dtype(before)
+    return module.eval()
+
+
+def fresh_parameters(module: nn.Module) -> dict[str, Array]:
+    """Return floating parameters and buffers as initialised, each once, under its first name."""
+    return {name: numpy_from_torch(tensor)[0] for name, tensor in _named_tensors(module).items()}
+
+
+def fill_reference(module: nn.Module, values: Mapping[str, Array]) -> nn.Module:
+    """Copy `values`, one for every floating parameter and buffer by its first name, into the module, made float64.
+
+    Raises:
+        WeightsError: A value is missing, left over, mis-shaped or not finite; the message lists all of them.
+    """
+    module.double()
+    targets = _named_tensors(module)
+    _require(_problems({name: tuple(tensor.shape) for name, tensor in targets.items()}, values))
+    with torch.no_grad():
+        for name, tensor in targets.items():
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(values[name])))
+    return module
+
+
+def load_reference(module: nn.Module, state: Mapping[str, AnyArray]) -> nn.Module:
+    """Load a whole state dict, every alias included, into the module, made float64.
+
+    Constants that are set aside by name (`parity.spec.checkpoint`) may be there or not.
+
+    Raises:
+        WeightsError: A tensor is missing, left over, mis-shaped or not finite, or two aliases disagree; the message
+            lists all of them.
+    """
+    module.double()
+    targets = {name: tensor for name, tensor in module.state_dict().items() if set_aside_reason(name) is None}
+    used = {name: array for name, array in state.items() if set_aside_reason(name) is None}
+    _require(_problems({name: tuple(tensor.shape) for name, tensor in targets.items()}, used))
+    with torch.no_grad():
+        for name, tensor in targets.items():
+            tensor.copy_(torch.from_numpy(np.array(used[name], dtype=np.float64)))
+    _require(
+        [
+            f"{name} differs from another alias of the same parameter"
+            for name, tensor in targets.items()
+            if not np.array_equal(tensor.numpy(), used[name])
+        ]
+    )
+    return module
+
+
+def _problems(targets: Mapping[str, tuple[int, ...]], values: Mapping[str, AnyArray]) -> list[str]:
+    problems = [f"missing {name}" for name in sorted(targets.keys() - values.keys())]
+    problems += [f"left over {name}" for name in sorted(values.keys() - targets.keys())]
+    for name in sorted(targets.keys() & values.keys()):
+        if values[name].shape != targets[name]:
+            problems.append(f"shape of {name} is {values[name].shape}, the reference has {targets[name]}")
+        elif not np.isfinite(values[name]).all():
+            problems.append(f"NaN or infinity in {name}")
+    return problems
+
+
+def _require(problems: list[str]) -> None:
+    if problems:
+        raise WeightsError(f"{len(problems)} problem(s) with the weights: {'; '.join(problems)}")
+
+
+def state_of(module: nn.Module) -> dict[str, AnyArray]:
+    """Return the whole state dict, aliases included, as NumPy arrays."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+
+
+def run_reference(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
+    """Run `module`, already cast to the rung, and return its intermediates and then its outputs."""
+    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+    with torch.no_grad(), record_torch(module) as taken:
+        outputs = pair.call(module, tensors)
+    everything = {**taken, **outputs}
+    traced = {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()}
+    return Trace(traced, tuple(outputs))
+
+
+def at_rung(module: nn.Module, rung: Rung) -> nn.Module:
+    """Cast `module` to the rung's dtype, in place."""
+    return cast(module, TORCH_DTYPES[rung.dtype])
+
+
+def reference_gradients(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the gradients of sum(y * w), w = linspace(-1, 1, y.numel()), for parameters and for float inputs.
+
+    A parameter that the output does not depend on has a gradient of zeros.
+    """
+    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    parameters = dict(module.named_parameters())
+    y = list(pair.call(module, tensors).values())[-1]
+    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).reshape(y.shape)
+    targets = [*parameters.values(), *leaves.values()]
+    grads = torch.autograd.grad((y * weight).sum(), targets, allow_unused=True)
+    arrays = [_zeros_if_none(grad, target) for grad, target in zip(grads, targets, strict=True)]
+    split = len(parameters)
+    return dict(zip(parameters, arrays[:split], strict=True)), dict(zip(leaves, arrays[split:], strict=True))
+
+
+def _zeros_if_none(grad: torch.Tensor | None, target: torch.Tensor) -> Array:
+    return numpy_from_torch(torch.zeros_like(target) if grad is None else grad)[0]
+
+
+def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    named: dict[str, Any] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}

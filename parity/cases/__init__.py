@@ -1,0 +1,18 @@
+"""Cases: a structure, an input family, a scale and a seed, and the arrays that follow from them."""
+
+from parity.cases.arrays import draw_inputs, draw_parameters
+from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
+from parity.cases.draw import corpus_cases, draw_cases, shrink_case
+from parity.cases.families import FAMILIES
+
+__all__ = [
+    "FAMILIES",
+    "FINE_LADDER",
+    "FULL_LADDER",
+    "Case",
+    "corpus_cases",
+    "draw_cases",
+    "draw_inputs",
+    "draw_parameters",
+    "shrink_case",
+]

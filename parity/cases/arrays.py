@@ -1,0 +1,80 @@
+"""The arrays of a case: drawn in float64 from Philox, then rounded until every rung of the ladder holds them."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from parity.cases.case import Case
+from parity.cases.families import FAMILIES
+from parity.errors import CaseError
+from parity.metrics import round_to
+from parity.pairs import InputSpec, Pair
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.precision import RUNGS
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Return the generator of the array `name`: no array's values depend on which others are drawn."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(name.encode())])))
+
+
+def to_grid(values: Array, case: Case) -> Array:
+    """Round `values` through every rung of the case's ladder, finest first; the result is exact on all of them."""
+    for rung in sorted((RUNGS[name] for name in case.ladder), key=lambda rung: -rung.digits):
+        values = np.asarray(round_to(values, rung))
+    return values
+
+
+def draw_inputs(pair: Pair, case: Case) -> dict[str, AnyArray]:
+    """Draw every input of the case.
+
+    Raises:
+        CaseError: An input overflows the coarsest format of the ladder.
+    """
+    return {name: _draw_input(name, spec, case) for name, spec in pair.inputs(case.options).items()}
+
+
+def draw_parameters(pair: Pair, case: Case, fresh: Mapping[str, Array]) -> dict[str, Array]:
+    """Draw every parameter and buffer of the case from the freshly initialised values `fresh`.
+
+    Raises:
+        CaseError: A value overflows the coarsest format of the ladder.
+    """
+    drawn = {}
+    for name, start in fresh.items():
+        values = _draw_parameter(pair, name, start, generator(case.seed, f"parameter:{name}"))
+        drawn[name] = _finite(to_grid(values, case), name, case)
+    return drawn
+
+
+def _draw_parameter(pair: Pair, name: str, fresh: Array, rng: np.random.Generator) -> Array:
+    for pattern, rule in pair.parameters:
+        if re.search(pattern, name):
+            return rule(fresh, rng)
+    if fresh.ndim < 2:
+        return np.asarray(0.3 * rng.standard_normal(fresh.shape))
+    return np.asarray(rng.standard_normal(fresh.shape) / np.sqrt(fresh.shape[-1]))
+
+
+def _draw_input(name: str, spec: InputSpec, case: Case) -> AnyArray:
+    rng = generator(case.seed, f"input:{name}")
+    if spec.kind == "float":
+        values = FAMILIES[case.family](rng, spec.shape, spec.positions) * 2.0**case.scale
+        return _finite(to_grid(values, case), name, case)
+    if spec.kind == "ids":
+        return rng.integers(spec.low, spec.high, spec.shape)
+    lengths = rng.integers(1, spec.shape[1] + 1, (spec.shape[0], 1))
+    mask = (np.arange(spec.shape[1]) < lengths).astype(np.int64)
+    return mask.astype(np.float64) if spec.kind == "weight_mask" else mask
+
+
+def _finite(values: Array, name: str, case: Case) -> Array:
+    if not np.isfinite(values).all():
+        raise CaseError(
+            f"{name} overflows the ladder {','.join(case.ladder)} at family {case.family}, scale {case.scale}"
+        )
+    return values

@@ -1,0 +1,95 @@
+"""Drawing cases by Hypothesis, and shrinking a failing one to the smallest shape that still fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import hypothesis
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, Phase
+from hypothesis.errors import NoSuchExample
+
+from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
+from parity.cases.families import FAMILIES
+from parity.pairs import Pair
+
+SCALES = (0, 5, -10)
+"""Powers of two: 1, loud, and small enough that LayerNorm's epsilon matters. float16 holds all of them."""
+
+TINY_SCALE = -20
+"""Drawn on the fine ladder only: float16 would lose it."""
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def cases(pair: Pair) -> st.SearchStrategy[Case]:
+    """Strategy of cases of `pair`: a structure, a family, a scale, a ladder and a seed; never an array."""
+
+    @st.composite
+    def draw_case(draw: st.DrawFn) -> Case:
+        structure = draw(pair.structures, label="structure")
+        family = draw(st.sampled_from(tuple(FAMILIES)), label="family")
+        ladder = draw(st.sampled_from((FULL_LADDER, FINE_LADDER)), label="ladder")
+        scales = SCALES if ladder == FULL_LADDER else (*SCALES, TINY_SCALE)
+        scale = draw(st.sampled_from(scales), label="scale")
+        return Case.make(pair.name, structure, family, scale, draw(SEEDS, label="seed"), ladder)
+
+    return draw_case()
+
+
+def draw_cases(pair: Pair, count: int, seed: int) -> list[Case]:
+    """Draw `count` examples, repeats removed; the same seed draws the same cases."""
+    drawn: dict[Case, None] = {}
+
+    @hypothesis.seed(_mixed(pair, seed))
+    @hypothesis.settings(_settings(count), phases=[Phase.generate])
+    @hypothesis.given(cases(pair))
+    def collect(case: Case) -> None:
+        drawn.setdefault(case)
+
+    collect()
+    return list(drawn)
+
+
+def shrink_case(pair: Pair, fails: Callable[[Case], bool], seed: int, effort: int) -> Case | None:
+    """Return the smallest case for which `fails` is true, or None if `effort` fresh examples show none."""
+    try:
+        return hypothesis.find(
+            cases(pair),
+            fails,
+            settings=hypothesis.settings(_settings(effort), phases=[Phase.generate, Phase.shrink]),
+            random=random.Random(_mixed(pair, seed)),
+        )
+    except NoSuchExample:
+        return None
+
+
+def _settings(count: int) -> hypothesis.settings:
+    return hypothesis.settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def _mixed(pair: Pair, seed: int) -> int:
+    return int.from_bytes(f"{pair.name}:{seed}".encode(), "big")
+
+
+def corpus_cases(pair: Pair, seed: int) -> list[Case]:
+    """Return the fixed corpus as cases: every structure of `pair.corpus`, the families and ladders taken in turn."""
+    families = tuple(FAMILIES)
+    return [
+        Case.make(
+            pair.name,
+            structure,
+            families[index % len(families)],
+            SCALES[index % len(SCALES)] if index else 0,
+            seed * 1_000_003 + index,
+            FULL_LADDER if index % 2 == 0 else FINE_LADDER,
+        )
+        for index, structure in enumerate(pair.corpus)
+    ]

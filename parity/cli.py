@@ -1,0 +1,346 @@
+"""The command line: parsing, and nothing else.
+
+Exit status: 0 all pass; 1 something fails; 2 bad usage or input; 3 nothing was compared; 130 interrupted.
+
+Frameworks are imported inside the commands: `--help` stays fast, and `MLX_ENABLE_TF32` is set before MLX reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from parity.errors import CaseError, ParityError
+from parity.spec.profile import HyperProfile, load_profile, profile_names
+
+app = typer.Typer(
+    name="parity",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Proves, or disproves and says where, that an MLX port computes what its PyTorch original does.\n\n"
+    "Start with `parity run --profile all`. Exit status: 0 all pass, 1 something fails, 2 bad usage or input, "
+    "3 nothing was compared.",
+)
+
+DEFAULT_OUT = Path("reports/latest")
+
+
+class RungChoice(StrEnum):
+    """Rungs as the command line spells them."""
+
+    f64 = "f64"
+    f32 = "f32"
+    bf16 = "bf16"
+    f16 = "f16"
+
+
+class BudgetChoice(StrEnum):
+    """Budgets as the command line spells them."""
+
+    quick = "quick"
+    standard = "standard"
+    thorough = "thorough"
+
+
+@app.command()
+def run(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TARGET]...", help="Components, for example `layer`. All if none is named."),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="A profile's name, the path of a JSON file, or `all`. Default: $MLX_M2_PROFILE, else mlx_stable."
+        ),
+    ] = None,
+    rung: Annotated[
+        list[RungChoice] | None,
+        typer.Option(
+            help="f64 asks: does it mean the same? The others: is it as accurate? Repeatable; all by default."
+        ),
+    ] = None,
+    budget: Annotated[
+        BudgetChoice, typer.Option(help="How many cases are drawn for each component.")
+    ] = BudgetChoice.standard,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of everything drawn. Default: 0 in CI, else a random one, which is recorded."),
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option(help="Run this one case of one TARGET, as a report or a failure prints it.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the report. Default: reports/latest; with --case, no report is written."),
+    ] = None,
+) -> None:
+    """Compare the port with the reference and with float64 truth, and write a report.
+
+    Examples:
+
+    * `parity run` everything under the default profile
+    * `parity run --profile all --seed 0` everything, every profile, reproducibly
+    * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
+
+    Writes summary.json, layers.csv and report.md into the output folder.
+    """
+    raise typer.Exit(_guarded(lambda: _run(targets or [], profile, rung, budget, seed, case, out)))
+
+
+@app.command()
+def golden(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with golden .safetensors files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print every tensor's figures as JSON.")] = False,
+) -> None:
+    """Check reference and port against vectors of the original code: forward and gradients, float64 and float32.
+
+    One line a file: rel L2 at f64, and at f32 the error in multiples of the noise floor that the file itself shows.
+    Exit status 1 if any file misses, 2 if any cannot be judged, 3 if there is none.
+    """
+    raise typer.Exit(_guarded(lambda: _golden(folder, as_json)))
+
+
+@app.command()
+def env(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show versions, processor, BLAS and switches, and measure how many mantissa bits each operation really has.
+
+    A float64 that is really float32, or a float32 that is really TF32, is seen here and not guessed.
+    """
+    raise typer.Exit(_guarded(lambda: _env(as_json)))
+
+
+def main() -> None:
+    """Entry point of the `parity` command."""
+    app()
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """Run a command; a user's mistake becomes one line and status 2, an interruption status 130."""
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    try:
+        return command()
+    except ParityError as error:
+        sys.stderr.write(f"parity: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("parity: interrupted; no report was written\n")
+        return 130
+
+
+def _run(
+    targets: list[str],
+    profile: str | None,
+    rungs: list[RungChoice] | None,
+    budget: BudgetChoice,
+    seed: int | None,
+    case_json: str | None,
+    out: Path | None,
+) -> int:
+    profiles = _profiles(profile)
+    seed = _seed(seed)
+    import torch
+
+    from parity.cases import Case
+    from parity.environment import collect, warm_up
+    from parity.report import layers_csv, prepare_folder, render_markdown, summary_json, write_report
+    from parity.results import Results
+    from parity.run import Plan, execute, plan_cases, require_buildable
+    from parity.suites import select
+
+    torch.set_num_threads(1)
+    warm_up()
+    pairs = select(targets)
+    if case_json is not None and len(targets) != 1:
+        raise CaseError(f"--case needs exactly one TARGET, the component it belongs to; got {len(targets)}")
+    cases = [Case.from_json(targets[0], case_json)] if case_json is not None else []
+    for given in cases:
+        require_buildable(pairs[0], given)
+    folder = out if out is not None or cases else DEFAULT_OUT
+    if folder is not None:
+        prepare_folder(folder)
+    plan = Plan(
+        pairs,
+        list(profiles.values()),
+        [r.value for r in rungs or RungChoice],
+        budget.value,
+        seed,
+        cases,
+        spelling=_spelling(profiles),
+    )
+    meta = {
+        "budget": budget.value,
+        "seed": seed,
+        "command": sys.argv[1:],
+        "environment": _flat(collect().to_dict()),
+        "fingerprint": collect().key(),
+    }
+    with _progress() as progress:
+        total = sum(len(plan_cases(plan, pair)) for pair in pairs)
+        task = progress.add_task("starting", total=total)
+        results = execute(plan, Results(meta), lambda name: progress.update(task, advance=1, description=name))
+    if folder is not None:
+        write_report(
+            folder,
+            {
+                "layers.csv": layers_csv(results),
+                "report.md": render_markdown(results),
+                "summary.json": summary_json(results),
+            },
+        )
+    _print_results(results, folder, detailed=bool(cases))
+    return results.exit_code
+
+
+def _golden(folder: Path, as_json: bool) -> int:
+    import torch
+
+    from parity.golden import check_folder, golden_files
+
+    torch.set_num_threads(1)
+    files = golden_files(folder)
+    with _progress() as progress:
+        task = progress.add_task("golden", total=len(files))
+        reports = check_folder(folder, lambda name: progress.update(task, advance=1, description=name))
+    out = Console(highlight=False, soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps([_finite(report.to_dict()) for report in reports], indent=2) + "\n")
+    else:
+        for report in reports:
+            out.print(_golden_line(report), markup=False)
+        counts = {status: sum(report.status == status for report in reports) for status in ("ok", "MISS", "BAD")}
+        out.print(
+            f"{len(reports)} files: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
+            markup=False,
+        )
+    statuses = {report.status for report in reports}
+    return 3 if not statuses else 2 if "BAD" in statuses else 1 if "MISS" in statuses else 0
+
+
+def _env(as_json: bool) -> int:
+    from parity.environment import collect, measure_bits, to_json, to_table, warm_up
+
+    warm_up()
+    environment, rows = collect(), measure_bits()
+    if as_json:
+        sys.stdout.write(to_json(environment, rows) + "\n")
+    else:
+        Console().print(to_table(environment, rows))
+    return 0
+
+
+def _profiles(choice: str | None) -> dict[str, HyperProfile]:
+    """Return the chosen profiles by the spelling that chooses them again."""
+    if choice == "all":
+        return {name: load_profile(name) for name in profile_names()}
+    profile = load_profile(choice)
+    return {choice if choice is not None else os.environ.get("MLX_M2_PROFILE") or profile.name: profile}
+
+
+def _spelling(profiles: dict[str, HyperProfile]) -> dict[str, str]:
+    return {profile.name: spelling for spelling, profile in profiles.items()}
+
+
+def _seed(seed: int | None) -> int:
+    if seed is not None:
+        return seed
+    return 0 if os.environ.get("CI") else secrets.randbelow(2**32)
+
+
+def _progress() -> Progress:
+    """A progress bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description:26}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    if detailed:
+        for row in results.rows:
+            status = "ok  " if row.verdict == "pass" else "FAIL"
+            out.print(
+                f"{status} {row.rung:4} {row.tensor:50} error/allowed {row.ratio:.3g} "
+                f"port {_short(row.port_rel_l2)} reference {_short(row.reference_rel_l2)} {row.reason}",
+                markup=False,
+            )
+    for failure in results.failures:
+        out.print(
+            f"FAIL {failure.component} {failure.profile} {failure.rung}: first bad tensor {failure.first_bad}: "
+            f"{failure.reason}; {failure.cases_failed} of {failure.cases} cases\n  again: {failure.rerun}",
+            markup=False,
+        )
+    whole = sum(skip.cases is None for skip in results.skips)
+    if whole:
+        reasons = "; ".join(dict.fromkeys(skip.reason for skip in results.skips if skip.cases is None))
+        out.print(f"skipped {whole} combinations of component, profile and rung: {reasons}", markup=False)
+    where = f"; report in {folder}" if folder is not None else ""
+    out.print(
+        f"{results.verdict.upper()}: {len(results.rows)} tensors, {results.compared} elements compared, "
+        f"{len(results.failures)} failures, seed {results.meta['seed']}{where}",
+        markup=False,
+    )
+
+
+def _golden_line(report: Any) -> str:
+    if report.problem:
+        return f"BAD   {report.file}: {report.problem}"
+    parts = []
+    for side in ("reference", "port"):
+        exact, single = report.worst(side, "f64"), report.worst(side, "f32")
+        for rung, check in (("f64", exact), ("f32", single)):
+            if check is not None:
+                unit = "x" if rung == "f32" else ""
+                figure = f"{check.error:.2f}x" if rung == "f32" else f"{check.error:.1e}"
+                miss = "" if check.passed else f" > {check.allowed:g}{unit} at {check.tensor}"
+                parts.append(f"{side} {rung} {figure}{miss}")
+    notes = f"  ({'; '.join(report.notes)})" if report.notes else ""
+    return f"{report.status:5} {report.file}  {len(report.checks)} checks  {', '.join(parts)}{notes}"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return flat
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with what JSON cannot write, infinity and NaN, as text."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The exceptions that a user can cause, and nothing else.
+
+```
+ParityError                 every mistake that the command line answers with one line and exit status 2
+├── ProfileError            a HyperProfile that is missing, malformed or names an unknown key or value
+├── ConfigError             a model or component configuration that is unknown or inconsistent
+├── WeightsError            weights that do not map one to one, or hold NaN or infinity
+├── CaseError               a case that cannot be built from its description
+├── TargetError             a target that no suite knows
+├── GoldenError             a golden file that cannot be read or understood
+├── OutputError             a report folder that cannot be written
+└── NotImplementedYetError  a knob that is defined, validated and not built yet
+```
+
+A message says what was wrong, what was got, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ParityError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class ProfileError(ParityError):
+    """A HyperProfile cannot be found, read or validated."""
+
+
+class ConfigError(ParityError):
+    """A model or component configuration holds an unknown key, an unknown value or a contradiction."""
+
+
+class WeightsError(ParityError):
+    """A state dict does not map one to one onto the model, or holds values that are not finite."""
+
+
+class CaseError(ParityError):
+    """A case description cannot be turned into arrays."""
+
+
+class TargetError(ParityError):
+    """A target is not known to any suite."""
+
+
+class GoldenError(ParityError):
+    """A golden file cannot be read, or describes something that is not known."""
+
+
+class OutputError(ParityError):
+    """A report cannot be written where it was asked for."""
+
+
+class NotImplementedYetError(ParityError):
+    """A knob's value is defined by the specification and not built yet."""

@@ -1,0 +1,27 @@
+"""Metrics: pure functions that say how far two tensors are apart, and never whether that is acceptable.
+
+Tensors are float64 NumPy arrays that hold numbers of a format exactly; a `Rung` beside them names the format.
+The order of a comparison is shape, special values (`compare_special`), then errors (`measure`).
+"""
+
+from __future__ import annotations
+
+from parity.metrics.arrays import Index
+from parity.metrics.error import ErrorMetrics, error_ratio, measure, quantisation_error
+from parity.metrics.special import SpecialValues, compare_special
+from parity.metrics.ulp import ordered, round_to, ulp, ulp_distance, ulp_error
+
+__all__ = [
+    "ErrorMetrics",
+    "Index",
+    "SpecialValues",
+    "compare_special",
+    "error_ratio",
+    "measure",
+    "ordered",
+    "quantisation_error",
+    "round_to",
+    "ulp",
+    "ulp_distance",
+    "ulp_error",
+]

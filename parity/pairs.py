@@ -1,0 +1,81 @@
+"""Pair: what puts two modules under test. The harness itself knows no model; a suite is a list of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis.strategies import SearchStrategy
+
+from parity.spec.arrays import Arrays
+from parity.spec.precision import RUNGS, RungName
+from parity.spec.profile import HyperProfile
+from parity.tolerance import Scale
+
+Structure = Mapping[str, Any]
+"""Sizes and switches of one case: plain JSON values only."""
+
+ParameterRule = Callable[[npt.NDArray[np.float64], np.random.Generator], npt.NDArray[np.float64]]
+"""Draws a parameter's values from its freshly initialised ones and a generator."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a pair.
+
+    Args:
+        shape: Its shape.
+        kind: `float` (drawn from the case's family), `ids` (integers in [low, high)), `mask` (1 up to a random length
+            of each row, then 0) as integers, or `weight_mask`, the same as floats.
+        positions: The axis along which a family varies; ignored for the other kinds.
+        low, high: Range of `ids`.
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["float", "ids", "mask", "weight_mask"] = "float"
+    positions: int = -1
+    low: int = 0
+    high: int = 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A reference module, its port, and how to put the same question to both.
+
+    Args:
+        name: What `parity run` and the report call it.
+        structures: Strategy of structures: small sizes and switches, never floats or arrays.
+        corpus: Structures that luck will not hit: length 1, odd, prime, shorter than the filter's.
+        inputs: Inputs of a structure, by name.
+        reference: Builds the torch module.
+        port: Builds the MLX module; its last argument is the seam's primitives.
+        call: Runs either module on its inputs; returns named outputs, the main one last.
+        transfer: Fills a port from a state dict of MLX arrays, or raises `WeightsError`.
+        to_state: Turns arrays under the port's names into a state dict; gradients are compared under its names.
+        tap_name: Turns the port's name of a module into the reference's.
+        parameters: (pattern, rule) in order of precedence; the first pattern that is found in a name draws it.
+        scales: Explicit error models of outputs, from structure, profile, state dict and inputs, all in float64.
+        fresh: Compare the freshly built parameters and buffers, not ones drawn by the harness; the explicit error
+            models are then the only ones.
+        only_rungs: The rungs on which the pair means something; the others are reported as skipped.
+        only_rungs_reason: Why.
+    """
+
+    name: str
+    structures: SearchStrategy[dict[str, Any]]
+    corpus: tuple[Structure, ...]
+    inputs: Callable[[Structure], Mapping[str, InputSpec]]
+    reference: Callable[[Structure, HyperProfile], Any]
+    port: Callable[[Structure, HyperProfile, Any], Any]
+    call: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
+    transfer: Callable[[Any, Mapping[str, Any]], Any]
+    to_state: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
+    tap_name: Callable[[str], str]
+    parameters: tuple[tuple[str, ParameterRule], ...] = field(default=())
+    scales: Callable[[Structure, HyperProfile, Arrays, Arrays], Mapping[str, Scale]] | None = None
+    fresh: bool = False
+    only_rungs: tuple[RungName, ...] = tuple(RUNGS)
+    only_rungs_reason: str = ""

@@ -1,0 +1,105 @@
+"""report.md: the verdict first, then what failed, then every component and layer, then fidelity and environment."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+
+from parity.results import Results, Row
+from parity.spec.precision import RUNGS
+from parity.tolerance import CONSTANTS
+
+COLUMNS = 60_000
+"""A pull-request comment holds 65,536 characters; the layer tables are cut to their worst rows below this."""
+
+
+def render_markdown(results: Results) -> str:
+    """Return the report as Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("parity.report"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(number=_number, cell=_cell, bits=_bits)
+    template = environment.get_template("report.md.jinja")
+    text = template.render(_context(results, per_table=12))
+    if len(text) > COLUMNS:
+        text = template.render(_context(results, per_table=4))
+    return text
+
+
+def _context(results: Results, per_table: int) -> dict[str, Any]:
+    rows, profiles = results.rows, _ordered(row.profile for row in results.rows)
+    return {
+        "results": results,
+        "meta": results.meta,
+        "components": _ordered(row.component for row in rows),
+        "profiles": profiles,
+        "rungs": [rung for rung in RUNGS if any(row.rung == rung for row in rows)],
+        "worst": _worst(rows),
+        "layers": _layers(rows, per_table),
+        "fidelity": {(f.component, f.profile): f.rel_l2 for f in results.fidelity},
+        "whole_skips": _grouped_skips(results),
+        "case_skips": [skip for skip in results.skips if skip.cases],
+        "constants": CONSTANTS,
+        "failed": sum(row.verdict == "fail" for row in rows),
+    }
+
+
+def _ordered(names: Any) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _worst(rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
+    """Return the row nearest to, or farthest beyond, its allowance per component, profile and rung."""
+    worst: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        key = (row.component, row.profile, row.rung)
+        if key not in worst or row.ratio > worst[key].ratio:
+            worst[key] = row
+    return worst
+
+
+def _layers(rows: Sequence[Row], limit: int) -> dict[tuple[str, str], list[Row]]:
+    """Return, per component and profile, the worst rung of each tensor, the `limit` worst, in execution order."""
+    by_tensor: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        found = by_tensor[row.component, row.profile].get(row.tensor)
+        if found is None or row.ratio > found.ratio:
+            by_tensor[row.component, row.profile][row.tensor] = row
+    return {
+        key: sorted(sorted(found.values(), key=lambda row: -row.ratio)[:limit], key=lambda row: row.order)
+        for key, found in by_tensor.items()
+    }
+
+
+def _grouped_skips(results: Results) -> list[tuple[str, str, int]]:
+    """Return (profile or component, reason, how many component-profile-rung combinations) of what was not run."""
+    grouped: dict[tuple[str, str], int] = defaultdict(int)
+    for skip in results.skips:
+        if skip.cases is None:
+            grouped[skip.profile if "not implemented" in skip.reason else skip.component, skip.reason] += 1
+    return [(what, reason, count) for (what, reason), count in grouped.items()]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    if math.isinf(value):
+        return "inf"
+    return f"{value:.2g}"
+
+
+def _bits(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}"
+
+
+def _cell(text: object) -> str:
+    """Escape what would end a table cell or a code span, or start HTML."""
+    return str(text).replace("|", "\\|").replace("`", "'").replace("<", "&lt;").replace("\n", " ")

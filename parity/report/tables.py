@@ -1,0 +1,82 @@
+"""The two machine-readable files: one tidy row a tensor, and a summary."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields
+from typing import Any
+
+import pandas as pd
+
+from parity.results import Results, Row
+
+SCHEMA = 1
+"""Version of both files; it grows when a column changes its meaning."""
+
+
+def layers_frame(results: Results) -> pd.DataFrame:
+    """Return one row per component, profile, rung and tensor; what was skipped whole has a row of its own.
+
+    The command that reruns a worst case follows from component, profile, rung and case; report.md spells it out.
+    """
+    columns = [field.name for field in fields(Row) if field.name != "rerun"]
+    rows = [asdict(row) for row in results.rows]
+    rows += [
+        asdict(Row(skip.component, skip.profile, skip.rung, "*", "none", 0, verdict="skip", reason=skip.reason))
+        for skip in results.skips
+        if skip.cases is None
+    ]
+    for skip in results.skips:
+        for row in rows:
+            if skip.cases and (skip.component, skip.profile, skip.rung) == (
+                row["component"],
+                row["profile"],
+                row["rung"],
+            ):
+                row["cases_skipped"] += skip.cases
+    return pd.DataFrame(rows, columns=columns)
+
+
+def layers_csv(results: Results) -> str:
+    """Return the rows as CSV: numbers with 9 significant digits, so equal runs are equal byte for byte."""
+    text: str = layers_frame(results).to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    return text
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """Return verdict, counts, failures, skips, fidelity and what was asked for."""
+    rows = results.rows
+    return {
+        "schema": SCHEMA,
+        "verdict": results.verdict,
+        "exit_code": results.exit_code,
+        "counts": {
+            "rows": len(rows),
+            "rows_failed": sum(row.verdict == "fail" for row in rows),
+            "elements_compared": results.compared,
+            "components": len({row.component for row in rows}),
+            "profiles": len({row.profile for row in rows}),
+            "skipped": sum(skip.cases is None for skip in results.skips),
+            "cases_skipped": sum(skip.cases or 0 for skip in results.skips),
+        },
+        "failures": [asdict(failure) for failure in results.failures],
+        "skips": [asdict(skip) for skip in results.skips],
+        "fidelity": [asdict(distance) for distance in results.fidelity],
+        **results.meta,
+    }
+
+
+def summary_json(results: Results) -> str:
+    """Return the summary as JSON; what is infinite is written as the text "infinity"."""
+    return json.dumps(_jsonable(summary(results)), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("infinity" if value > 0 else "-infinity")
+    return value

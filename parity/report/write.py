@@ -1,0 +1,68 @@
+"""Writing a report so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from parity.errors import OutputError
+
+SUMMARY: Final = "summary.json"
+REPORT_FILES: Final = ("layers.csv", "report.md", SUMMARY)
+"""In the order in which they are put in place: a folder holds a report if and only if it has the last one."""
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make `folder` and prove that it can be written to.
+
+    Raises:
+        OutputError: It cannot; nothing was run yet.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".parity-"):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(
+            f"output folder {str(folder)!r} cannot be written: {reason}; choose another with --out"
+        ) from None
+
+
+def write_report(folder: Path, texts: Mapping[str, str]) -> None:
+    """Put the files of a report into `folder`.
+
+    All are written beside their places first. Then the old summary goes, the others are replaced, and the new summary
+    comes last: killed at any moment, the folder has no summary or a complete report.
+
+    Raises:
+        OutputError: A file cannot be written.
+        ValueError: `texts` is not exactly the files of a report.
+    """
+    if set(texts) != set(REPORT_FILES):
+        raise ValueError(f"a report is {', '.join(REPORT_FILES)}; got {', '.join(texts)}")
+    staged: dict[str, Path] = {}
+    try:
+        for name in REPORT_FILES:
+            staged[name] = _stage(folder, texts[name])
+        (folder / SUMMARY).unlink(missing_ok=True)
+        for name in REPORT_FILES:
+            staged.pop(name).replace(folder / name)
+    except OSError as error:
+        raise OutputError(f"report in {str(folder)!r} cannot be written: {error.strerror or error}") from None
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+
+
+def _stage(folder: Path, text: str) -> Path:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".parity-")
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).chmod(0o644)
+    return Path(name)

@@ -1,0 +1,158 @@
+"""What a run produces: one row per component, profile, rung and tensor, gathered over cases; failures and skips."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from parity.cases import Case
+from parity.verdict import Judgement
+
+Verdict = Literal["pass", "fail", "skip"]
+Key = tuple[str, str, str]
+"""Component, profile, rung."""
+
+
+@dataclass
+class Row:
+    """One tensor of one component under one profile at one rung, the worst over all cases.
+
+    `order` is the tensor's place in the reference's execution; of the statistics, `ratio` and those after it belong
+    to the worst case, `special` and the counts to all cases.
+    """
+
+    component: str
+    profile: str
+    rung: str
+    tensor: str
+    kind: Literal["intermediate", "output", "none"]
+    order: int
+    verdict: Verdict = "pass"
+    reason: str = ""
+    cases: int = 0
+    cases_failed: int = 0
+    cases_skipped: int = 0
+    elements: int = 0
+    ratio: float = 0.0
+    headroom_bits: float | None = None
+    scaled_error: float = 0.0
+    conditioning: float = 0.0
+    port_rel_l2: float | None = None
+    reference_rel_l2: float | None = None
+    port_over_reference: float | None = None
+    max_abs: float | None = None
+    max_abs_index: str = ""
+    ulp_p50: float | None = None
+    ulp_p99: float | None = None
+    ulp_max: float | None = None
+    bias: float | None = None
+    bias_z: float | None = None
+    correctly_rounded: float | None = None
+    reference_correctly_rounded: float | None = None
+    nan_mismatches: int = 0
+    inf_mismatches: int = 0
+    zero_mismatches: int = 0
+    subnormal_mismatches: int = 0
+    worst_case: str = ""
+    rerun: str = ""
+
+    def add(self, judgement: Judgement, case: Case, rerun: str) -> None:
+        """Count one case and keep its statistics if it is the worst so far."""
+        first = self.cases == 0
+        self.cases += 1
+        self.cases_failed += not judgement.passed
+        self.elements += judgement.port.count if judgement.port else 0
+        if judgement.special is not None:
+            self.nan_mismatches += judgement.special.nan
+            self.inf_mismatches += judgement.special.inf
+            self.zero_mismatches += judgement.special.zero
+            self.subnormal_mismatches += judgement.special.subnormal
+        if first or judgement.ratio > self.ratio:
+            self._keep_worst(judgement, case, rerun)
+        if not judgement.passed:
+            self.verdict = "fail"
+
+    def _keep_worst(self, judgement: Judgement, case: Case, rerun: str) -> None:
+        self.ratio, self.reason = judgement.ratio, judgement.reason
+        self.headroom_bits = -math.log2(judgement.ratio) if 0 < judgement.ratio < math.inf else None
+        self.scaled_error, self.conditioning = judgement.scaled, judgement.conditioning
+        self.port_over_reference = judgement.port_over_reference
+        self.worst_case, self.rerun = case.to_json(), rerun
+        port, reference = judgement.port, judgement.reference
+        if port is not None and reference is not None:
+            self.port_rel_l2, self.reference_rel_l2 = port.rel_l2, reference.rel_l2
+            self.max_abs, self.max_abs_index = port.max_abs, " ".join(map(str, port.max_abs_index))
+            self.ulp_p50, self.ulp_p99, self.ulp_max = port.ulp_p50, port.ulp_p99, port.ulp_max
+            self.bias, self.bias_z = port.bias, port.bias_z
+            self.correctly_rounded = port.correctly_rounded
+            self.reference_correctly_rounded = reference.correctly_rounded
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One component that failed under one profile at one rung: where it first goes wrong, and how to see it again.
+
+    `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
+    none, the smallest failing one); `cases_failed` of `cases` failed.
+    """
+
+    component: str
+    profile: str
+    rung: str
+    first_bad: str
+    reason: str
+    ratio: float
+    case: str
+    shrunk: bool
+    rerun: str
+    cases: int
+    cases_failed: int
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something that was asked for and not run: a whole component, profile and rung, or `cases` cases of it."""
+
+    component: str
+    profile: str
+    rung: str
+    reason: str
+    cases: int | None = None
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far the meaning of a profile lies from the canonical one: the worst rel L2 of the float64 references."""
+
+    component: str
+    profile: str
+    rel_l2: float
+
+
+@dataclass
+class Results:
+    """Everything a run found; `meta` says what was asked for."""
+
+    meta: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    fidelity: list[Fidelity] = field(default_factory=list)
+
+    @property
+    def compared(self) -> int:
+        """Elements compared over all rows."""
+        return sum(row.elements for row in self.rows)
+
+    @property
+    def verdict(self) -> Literal["pass", "fail", "nothing compared"]:
+        """`fail` if anything failed, `nothing compared` if nothing was measured, else `pass`."""
+        if self.failures or any(row.verdict == "fail" for row in self.rows):
+            return "fail"
+        return "pass" if self.compared else "nothing compared"
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 3 nothing compared."""
+        return {"pass": 0, "fail": 1, "nothing compared": 3}[self.verdict]

@@ -1,0 +1,223 @@
+"""A run: pairs x profiles x rungs over drawn cases, gathered into results. Wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from parity.backends.reference import build_reference, run_reference
+from parity.cases import Case, corpus_cases, draw_cases, draw_inputs, shrink_case
+from parity.errors import CaseError, NotImplementedYetError
+from parity.examine import Bench, Examination, examine, fidelity, first_bad
+from parity.pairs import Pair
+from parity.results import Failure, Fidelity, Results, Row, Skip
+from parity.spec.precision import RUNGS, RungName
+from parity.spec.profile import CANONICAL, HyperProfile, require_built
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many cases Hypothesis draws for a pair beside its corpus, and how hard a failing one is shrunk."""
+
+    cases: int
+    shrink_effort: int
+
+
+BUDGETS: Final[dict[str, Budget]] = {
+    "quick": Budget(cases=4, shrink_effort=20),
+    "standard": Budget(cases=20, shrink_effort=60),
+    "thorough": Budget(cases=120, shrink_effort=200),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked to do.
+
+    `cases` replaces the drawn ones and the corpus; `spelling` says how the user chose a profile, by its name.
+    """
+
+    pairs: Sequence[Pair]
+    profiles: Sequence[HyperProfile]
+    rungs: Sequence[RungName]
+    budget: str
+    seed: int
+    cases: Sequence[Case] = field(default=())
+    spelling: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, case: Case, profile: str, rung: str) -> str:
+        """Return the command that runs `case` again, the profile spelt as it was chosen."""
+        return case.command(self.spelling.get(profile, profile), rung)
+
+
+def plan_cases(plan: Plan, pair: Pair) -> list[Case]:
+    """Return the cases of `pair`: those the plan names, or the corpus and what Hypothesis draws."""
+    if plan.cases:
+        return [case for case in plan.cases if case.component == pair.name]
+    return list(
+        dict.fromkeys([*corpus_cases(pair, plan.seed), *draw_cases(pair, BUDGETS[plan.budget].cases, plan.seed)])
+    )
+
+
+def require_buildable(pair: Pair, case: Case) -> None:
+    """Refuse a case that was written by hand and does not fit its pair.
+
+    Raises:
+        CaseError: A size is missing or has a value that the pair cannot be built with.
+        ConfigError: A switch of the model is unknown or not allowed.
+    """
+    try:
+        inputs = draw_inputs(pair, case)
+        run_reference(pair, build_reference(pair, case.options, CANONICAL, "float64"), inputs, RUNGS["f64"])
+    except KeyError as error:
+        raise CaseError(f"case of {pair.name} lacks {error.args[0]!r}; got {case.to_json()}") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CaseError(f"{pair.name} cannot be built from {case.to_json()}: {error}") from None
+
+
+def execute(plan: Plan, results: Results, on_case: Callable[[str], object] = str) -> Results:
+    """Run the plan into `results`; `on_case` is called after every case, with its component."""
+    built = []
+    for profile in plan.profiles:
+        try:
+            require_built(profile)
+        except NotImplementedYetError as error:
+            results.skips += [Skip(p.name, profile.name, rung, str(error)) for p in plan.pairs for rung in plan.rungs]
+        else:
+            built.append(profile)
+    for pair in plan.pairs:
+        _PairRun(plan, pair, built).execute(results, on_case)
+    return results
+
+
+class _PairRun:
+    """All cases of one pair under the built profiles."""
+
+    def __init__(self, plan: Plan, pair: Pair, profiles: Sequence[HyperProfile]) -> None:
+        self.plan, self.pair, self.profiles = plan, pair, profiles
+        self.rungs = [rung for rung in plan.rungs if rung in pair.only_rungs]
+        self.rows: dict[tuple[str, str, str], Row] = {}
+        self.failing: dict[tuple[str, RungName], list[Case]] = {}
+        self.counts: dict[tuple[str, str], int] = {}
+        self.case_skips: dict[tuple[str, str, str], int] = {}
+        self.distances: dict[str, float] = {}
+
+    def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
+        for case in plan_cases(self.plan, self.pair):
+            self._run_case(case)
+            on_case(self.pair.name)
+        results.rows += self._sorted_rows()
+        results.skips += self._skips()
+        results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
+        results.failures += self._failures()
+
+    def _run_case(self, case: Case) -> None:
+        benches: dict[tuple[object, ...], Bench] = {}
+        rungs = [rung for rung in self.rungs if rung in case.ladder]
+        if not rungs:
+            return
+        canonical = self._bench(benches, case, CANONICAL)
+        for profile in self.profiles:
+            bench = self._bench(benches, case, profile)
+            distance = fidelity(bench, canonical)
+            self.distances[profile.name] = max(distance, self.distances.get(profile.name, 0.0))
+            for rung in rungs:
+                self._gather(case, profile, rung, examine(bench, profile, RUNGS[rung]), bench.truth.outputs)
+
+    def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
+        if profile.semantics not in benches:
+            benches[profile.semantics] = Bench(self.pair, case, profile)
+        return benches[profile.semantics]
+
+    def _gather(
+        self,
+        case: Case,
+        profile: HyperProfile,
+        rung: RungName,
+        examination: Examination,
+        outputs: tuple[str, ...],
+    ) -> None:
+        if examination.skipped:
+            key = (profile.name, rung, examination.skipped)
+            self.case_skips[key] = self.case_skips.get(key, 0) + 1
+            return
+        self.counts[profile.name, rung] = self.counts.get((profile.name, rung), 0) + 1
+        for order, (name, judgement) in enumerate(examination.judgements.items()):
+            row = self.rows.setdefault(
+                (profile.name, rung, name),
+                Row(
+                    self.pair.name,
+                    profile.name,
+                    rung,
+                    name,
+                    "output" if name in outputs else "intermediate",
+                    order,
+                ),
+            )
+            row.order = max(row.order, order)
+            row.add(judgement, case, self.plan.command(case, profile.name, rung))
+        if first_bad(examination.judgements) is not None:
+            self.failing.setdefault((profile.name, rung), []).append(case)
+
+    def _sorted_rows(self) -> list[Row]:
+        places = [profile.name for profile in self.profiles]
+        rungs = [str(rung) for rung in RUNGS]
+        return sorted(
+            self.rows.values(),
+            key=lambda row: (places.index(row.profile), rungs.index(row.rung), row.order, row.tensor),
+        )
+
+    def _skips(self) -> list[Skip]:
+        left_out = [
+            Skip(self.pair.name, profile.name, rung, self.pair.only_rungs_reason)
+            for profile in self.profiles
+            for rung in self.plan.rungs
+            if rung not in self.pair.only_rungs
+        ]
+        single = [Skip(self.pair.name, *key, cases=count) for key, count in sorted(self.case_skips.items())]
+        return left_out + single
+
+    def _failures(self) -> list[Failure]:
+        """Describe every failing profile and rung, the one shrunk case shared wherever it fails too."""
+        shrunk: Case | None = None
+        failures: list[Failure] = []
+        for (profile_name, rung), cases in self.failing.items():
+            profile = next(profile for profile in self.profiles if profile.name == profile_name)
+            if not failures and not self.plan.cases:
+                shrunk = self._shrink(profile, rung)
+            small = shrunk if shrunk is not None and self._fails(shrunk, profile, rung) else None
+            failures.append(self._failure(profile, rung, small or min(cases, key=_size), small is not None, len(cases)))
+        return failures
+
+    def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
+        judgements = examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements
+        name = first_bad(judgements) or "none: the case passed when it was run again"
+        judgement = judgements.get(name)
+        return Failure(
+            component=self.pair.name,
+            profile=profile.name,
+            rung=rung,
+            first_bad=name,
+            reason=judgement.reason if judgement else "the verdict is not reproducible",
+            ratio=judgement.ratio if judgement else 0.0,
+            case=case.to_json(),
+            shrunk=shrunk,
+            rerun=self.plan.command(case, profile.name, rung),
+            cases=self.counts[profile.name, rung],
+            cases_failed=failed,
+        )
+
+    def _shrink(self, profile: HyperProfile, rung: RungName) -> Case | None:
+        effort = BUDGETS[self.plan.budget].shrink_effort
+        return shrink_case(self.pair, lambda case: self._fails(case, profile, rung), self.plan.seed, effort)
+
+    def _fails(self, case: Case, profile: HyperProfile, rung: RungName) -> bool:
+        if rung not in case.ladder:
+            return False
+        return first_bad(examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
+
+
+def _size(case: Case) -> int:
+    """Order of magnitude of a case: the sum of its sizes."""
+    return sum(value for value in case.options.values() if type(value) is int)

@@ -1,0 +1,1 @@
+"""What is computed, free of any framework: profiles, model configuration, precisions."""

@@ -1,0 +1,290 @@
+"""The one table of tolerances: allowed = C * u * g(shape) * S(data), every number beside its derivation and source.
+
+There is no bare atol or rtol in this project. u is the unit roundoff of the dtype in which a tensor is held, g grows
+with the shape, S is a scale that the data set, and C is a constant near 1 that was measured. Two kinds of S exist:
+
+* *propagated*: the float64 reference is run with every operation's inputs perturbed by that operation's own error
+  (`GROWTH`, below); what arrives at a tensor, in units of u, is g * S there. It holds for every composite.
+* *explicit*: for the leaves whose error analysis is classical (block-diagonal product, FFT convolution), a closed
+  form of the inputs. It holds beside the propagated one: the main output must satisfy both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from parity.spec.arrays import Array
+from parity.spec.precision import RUNGS, Rung
+
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number of the table, why it is what it is, and where that was measured or proven."""
+
+    value: float
+    why: str
+    source: str
+
+
+CALIBRATION: Final = "docs/tolerances.md, section 'Calibration': `parity run --profile all --budget thorough`"
+
+CONSTANTS: Final[Mapping[str, Constant]] = {
+    "propagated_rms": Constant(
+        4.0,
+        "rms error over predicted rms; 1 if every rounding were as large as its model says",
+        CALIBRATION,
+    ),
+    "propagated_max": Constant(
+        6.0,
+        "largest error over the largest that the perturbed runs made; extremes of few draws scatter more than rms",
+        CALIBRATION,
+    ),
+    "float64": Constant(
+        4.0,
+        "factor on all of the above at f64, where the port's sin, exp, erf and transforms are substitutes",
+        "sin 2u abs, exp (|x|+1)u rel, erf 16u abs: tests of parity.backends",
+    ),
+    "matmul_rms": Constant(
+        0.4,
+        "rms of e_ij / (|x_i| |w_j|) over sqrt(K) u; largest seen 0.28 over normal, positive, sparse data",
+        "Higham and Mary, SIAM J. Sci. Comput. 41 (2019) A2815; measured for K = 4..3072",
+    ),
+    "matmul_max": Constant(
+        2.0,
+        "|e_ij| over sqrt(K) u (|X||W|)_ij; largest seen 1.53",
+        "Higham and Mary (2019); measured for K = 4..3072",
+    ),
+    "argument": Constant(
+        4.0,
+        "roundings on the way to an argument or a grid point: step, product, sum, function",
+        "counted in both constructors; PyTorch's linspace differs from MLX's and NumPy's by at most 1 ulp",
+    ),
+    "golden_reference": Constant(
+        1e-12,
+        "rel L2 of the reference's float64 from the original code's: the same formulas, summed in another order",
+        "acceptance bound of the golden files; the largest seen is printed by `parity golden`",
+    ),
+    "golden_port": Constant(
+        1e-10,
+        "rel L2 of the port's float64 from the original code's, its transform and substitutes included",
+        "acceptance bound of the golden files; the largest seen is printed by `parity golden`",
+    ),
+    "golden_f32": Constant(
+        4.0,
+        "float32 error over the noise floor: the original code's own float32 error, its median, the predicted one",
+        "two equally good float32 computations; the largest seen is printed by `parity golden`",
+    ),
+    "golden_f32_median": Constant(
+        2.0,
+        "median over a file's tensors of the above: two equally good computations stand at 1",
+        "the same",
+    ),
+    "golden_slope": Constant(
+        1e-7,
+        "central differences at h = 2^-17 over |gradient| |direction|: truncation h^2 = 6e-11, rounding u/h = 1e-11, "
+        "times the curvature of the model",
+        "Taylor's theorem; a gradient off by a factor of 2 shows as 0.1 and more",
+    ),
+    "fftconv_rms": Constant(
+        2.0,
+        "rms error of a channel over u sqrt(log2 2L) Sh; largest seen 1.45 over 162564 channels",
+        "Higham, Accuracy and Stability, theorem 24.2; Schatzman, SIAM J. Sci. Comput. 17 (1996) 1150",
+    ),
+    "fftconv_max": Constant(
+        2.0,
+        "|e| over u log2(2L) |u| |k|; largest seen 1.24",
+        "Cauchy-Schwarz on the sum of lagged products; measured on the same channels",
+    ),
+}
+
+
+def constant(name: str) -> float:
+    """Return the value of a constant of the table."""
+    return CONSTANTS[name].value
+
+
+def _columns(shapes: Shapes) -> int:
+    """Length of the sums of a matrix product: the last axis of its left factor."""
+    left = next(shape for shape in shapes if len(shape) >= 2)
+    return left[-1]
+
+
+def _product_sum(shapes: Shapes) -> float:
+    """sqrt(1 + K/4): a sequential sum of K products is off by 0.30 sqrt(K) u, a single perturbation by 0.58 u."""
+    return math.sqrt(1 + _columns(shapes) / 4)
+
+
+def _addmm(shapes: Shapes) -> float:
+    """As a matrix product; the first operand is the bias."""
+    return _product_sum(shapes[1:])
+
+
+def _row_sum(shapes: Shapes) -> float:
+    """sqrt(1 + d/4): sequential sum over an axis of length d, unknown which, the longest taken."""
+    return math.sqrt(1 + max(shapes[0], default=1) / 4)
+
+
+def _layer_norm(shapes: Shapes) -> float:
+    """sqrt(1 + d/8): MLX on the CPU sums mean and variance sequentially, 0.13 to 0.25 sqrt(d) u kappa."""
+    return math.sqrt(1 + shapes[0][-1] / 8)
+
+
+def _transform(shapes: Shapes) -> float:
+    """sqrt(1 + log2 n) * 1.5: 0.60 to 1.31 sqrt(log2 n) u, the higher end for lengths with a large prime factor."""
+    return 1.5 * math.sqrt(1 + math.log2(2 * shapes[0][-1]))
+
+
+def _exponential(shapes: Shapes) -> float:  # noqa: ARG001
+    """MLX's exp is off by (0.9 |x| + 1) ulp; the perturbed argument gives 0.58 |x| u."""
+    return 2.0
+
+
+GROWTH: Final[Mapping[str, Callable[[Shapes], float]]] = {
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "mm": _product_sum,
+    "bmm": _product_sum,
+    "matmul": _product_sum,
+    "sum": _row_sum,
+    "mean": _row_sum,
+    "linalg_vector_norm": _row_sum,
+    "_softmax": _row_sum,
+    "_log_softmax": _row_sum,
+    "native_layer_norm": _layer_norm,
+    "_fft_r2c": _transform,
+    "_fft_c2r": _transform,
+    "exp": _exponential,
+}
+"""Amplitude of each operation's backward error in units of u; operations not listed have 1 (one rounding)."""
+
+GELU_OUTPUT: Final = 6.0
+"""Error of GELU in units of u |x|: 1 + erf cancels for x < 0, so its natural scale is |x| and not the result.
+
+MLX's erf on the CPU is Abramowitz-Stegun 7.1.26, 8.5 u absolute, and reaches 4.9 u |x|; torch's reaches 5.99 u |x|.
+"""
+
+LAYER_NORM_OUTPUT: Final = 4.0
+"""Roundings of a LayerNorm that no noise on its input stands for: root, reciprocal, two products, a sum."""
+
+HALF_GROWTH: Final[Mapping[str, float]] = {"native_layer_norm": 2.0, "_softmax": 2.0, "_log_softmax": 3.0}
+"""The same with sixteen bits: sums run in float32, so what counts is how often an operation rounds its result.
+
+MLX's LayerNorm rounds the normalised value before scale and shift, its GELU after each of five steps (`GELU_OUTPUT`).
+"""
+
+
+def growth_of(operation: str, shapes: Shapes, half: bool) -> float:
+    """Return the amplitude of an operation's backward error in units of u.
+
+    Args:
+        operation: Name of the operation without its namespace, for example `addmm`.
+        shapes: Shapes of its tensor operands.
+        half: Whether it runs in sixteen bits with float32 accumulation.
+    """
+    if half:
+        return HALF_GROWTH.get(operation, 1.0)
+    model = GROWTH.get(operation)
+    return 1.0 if model is None else model(shapes)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a tensor's error may be: root mean square and largest absolute value."""
+
+    rms: float
+    maximum: float
+
+
+def rounding_of(truth_rms: float, truth_max: float, held: Rung) -> tuple[float, float]:
+    """Predicted error, rms and largest, of rounding a tensor to the format it is held in: uniform within u |T|."""
+    return held.u * truth_rms / math.sqrt(3), held.u * truth_max
+
+
+def propagated(noise_rms: float, noise_max: float, rung: Rung, held: Rung) -> Allowance:
+    """Allowance from the predicted error of a tensor: C * noise + one quantum of its format; at f64 times `float64`.
+
+    Args:
+        noise_rms, noise_max: Predicted error at `rung`, the tensor's own rounding included.
+        rung: The rung.
+        held: Format in which the tensor itself is held, float32 where a module stays in it at a coarser rung.
+    """
+    factor = constant("float64") if rung.name == "f64" else 1.0
+    return Allowance(
+        factor * constant("propagated_rms") * noise_rms + held.quantum,
+        factor * constant("propagated_max") * noise_max + held.quantum,
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Explicit allowance of a leaf, elementwise or broadcast: `maximum` bounds |e|, `rms` the rms over `axes`.
+
+    Both are in units of u and hold the constants of the table already. `rms` is compared with the root mean square of
+    the error over `axes`; without axes, elementwise errors are divided by it first and their rms is compared with 1.
+    `passing` is the magnitude of what is rounded to the tensor's own format on the way, which matters in sixteen bits.
+    """
+
+    rms: Array
+    maximum: Array
+    axes: tuple[int, ...] = ()
+    passing: Array = field(default_factory=lambda: np.zeros(()))
+
+
+def matmul_scale(x: Array, weight: Array) -> Scale:
+    """Scale of blocks x (..., k, p) times weight (k, q, p), elementwise.
+
+    rms: 0.4 sqrt(p) |x| |w| + |y|, the second for the rounding of the result, which is all there is at p = 1;
+    maximum: 2 sqrt(p) (|X||W|).
+    """
+    root = math.sqrt(x.shape[-1])
+    norms = np.einsum("...k,kq->...kq", np.linalg.norm(x, axis=-1), np.linalg.norm(weight, axis=-1))
+    products = np.einsum("...kp,kqp->...kq", np.abs(x), np.abs(weight))
+    result = np.abs(np.einsum("...kp,kqp->...kq", x, weight))
+    return Scale(constant("matmul_rms") * root * norms + result, constant("matmul_max") * root * products)
+
+
+def positions_scale(bands: int) -> Scale:
+    """Scale of freshly built cosines and sines of f w, f <= B - 1, w <= 2 pi: their argument is rounded 4 times."""
+    largest = 2 * math.pi * max(bands - 1, 1)
+    return Scale(np.array(constant("argument") * (1 + largest)), np.array(constant("argument") * (1 + largest)))
+
+
+def grid_scale(values: Array) -> Scale:
+    """Scale of freshly built linspaces: each framework rounds step and sum, on the scale of the largest end."""
+    largest = np.array(constant("argument") * np.abs(values).max(initial=0.0))
+    return Scale(largest, largest)
+
+
+def fftconv_scale(u: Array, kernel: Array) -> Scale:
+    """Scale of the convolution of u (b, d, l) with a kernel (d, n), n = 2l, both directions combined.
+
+    rms over positions: sqrt(log2 n) Sh, Sh^2 = (|u|^2 max|K_f|^2 + |k|^2 max|U_f|^2 + |y_full|^2) / n per channel;
+    maximum: log2(n) |u| |k|.
+    """
+    n = 2 * u.shape[-1]
+    u_f, k_f = np.fft.rfft(u, n), np.fft.rfft(kernel, n)
+    y_full = np.fft.irfft(u_f * k_f, n)
+    norm_u, norm_k = np.linalg.norm(u, axis=-1), np.linalg.norm(kernel, axis=-1)
+    squares = (
+        norm_u**2 * np.abs(k_f).max(-1) ** 2
+        + norm_k**2 * np.abs(u_f).max(-1) ** 2
+        + np.linalg.norm(y_full, axis=-1) ** 2
+    )
+    logarithm = math.log2(n)
+    return Scale(
+        constant("fftconv_rms") * math.sqrt(logarithm) * np.sqrt(squares / n)[..., None],
+        constant("fftconv_max") * logarithm * (norm_u * norm_k)[..., None],
+        axes=(-1,),
+    )
+
+
+def held_in(dtype: str) -> Rung:
+    """Return the format called `dtype`."""
+    return next(rung for rung in RUNGS.values() if rung.dtype == dtype)

@@ -1,0 +1,152 @@
+"""Metrics and tolerance to a verdict: pass or fail, by how much, and why. Decides; computes and prints nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from parity.metrics import (
+    ErrorMetrics,
+    SpecialValues,
+    compare_special,
+    error_ratio,
+    measure,
+    quantisation_error,
+)
+from parity.spec.arrays import Array
+from parity.spec.precision import Rung
+from parity.tolerance import Allowance, Scale, constant, held_in
+from parity.trace import TracedTensor
+
+UNITS: Final = "u*g*S"
+"""Unit of `scaled`: the rms error over what faithful arithmetic is predicted to make."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Verdict on one tensor of one case.
+
+    Args:
+        passed: Whether every gate holds.
+        reason: Which gate does not, in words; empty when passed.
+        ratio: Error over allowance, the largest over the gates; infinite where a gate cannot be measured.
+        scaled: rms error in units of u*g*S.
+        conditioning: Predicted relative error in units of u: how the data amplify one rounding.
+        port: Metrics of the port against truth.
+        reference: Metrics of the reference against truth at the same rung.
+        port_over_reference: Error ratio with the quantisation floor; None at f64, where the reference is the truth.
+        special: NaN, infinities, zeros and subnormals of the port that differ from the reference's.
+    """
+
+    passed: bool
+    reason: str
+    ratio: float
+    scaled: float
+    conditioning: float
+    port: ErrorMetrics | None
+    reference: ErrorMetrics | None
+    port_over_reference: float | None
+    special: SpecialValues | None
+
+
+def failed(reason: str) -> Judgement:
+    """Return the verdict on a tensor that cannot be measured at all."""
+    return Judgement(False, reason, math.inf, math.inf, 0.0, None, None, None, None)
+
+
+def judge(
+    truth: TracedTensor,
+    reference: TracedTensor,
+    port: TracedTensor | None,
+    rung: Rung,
+    allowance: Allowance | None,
+    noise_rms: float,
+    scale: Scale | None,
+) -> Judgement:
+    """Judge the port's tensor.
+
+    Order of the gates: present; shape; dtype; something to compare; NaN and infinities; error against the allowance;
+    error against the explicit scale, where there is one.
+
+    Args:
+        truth: The float64 tensor.
+        reference: The reference's tensor at the rung: the port must have its shape, dtype and special values.
+        port: The port's tensor, None if the port has none of that name.
+        rung: The rung.
+        allowance: From propagated noise, None if the explicit scale stands alone.
+        noise_rms: Predicted rms error, for `scaled`.
+        scale: Explicit error model of this tensor.
+    """
+    if port is None:
+        return failed("the port has no such tensor")
+    if port.values.shape != reference.values.shape:
+        return failed(f"shape {port.values.shape}, the reference has {reference.values.shape}")
+    if port.dtype != reference.dtype:
+        return failed(f"dtype {port.dtype}, the reference has {reference.dtype}")
+    if port.values.size == 0:
+        return failed("nothing compared: the tensor has no elements")
+    held = held_in(port.dtype)
+    special = compare_special(port.values, reference.values, held)
+    metrics = measure(port.values, truth.values, held)
+    reference_metrics = measure(reference.values, truth.values, held)
+    gates = {"finite": _finite_gate(port.values, truth.values, special)}
+    if allowance is not None:
+        gates["rms error"] = _over(metrics.rms, allowance.rms)
+        gates["largest error"] = _over(metrics.max_abs, allowance.maximum)
+    if scale is not None:
+        gates |= _scale_gates(np.abs(port.values - truth.values), truth.values, scale, rung, held)
+    gate, ratio = max(gates.items(), key=lambda item: item[1])
+    passed = all(value <= 1 for value in gates.values())
+    return Judgement(
+        passed=passed,
+        reason="" if passed else _explain(gate, ratio, special),
+        ratio=ratio,
+        scaled=_over(metrics.rms, noise_rms),
+        conditioning=noise_rms / (held.u * metrics.truth_rms) if metrics.truth_rms > 0 else 0.0,
+        port=metrics,
+        reference=reference_metrics,
+        port_over_reference=None if rung.name == "f64" else _accuracy(metrics, reference_metrics, truth.values, held),
+        special=special,
+    )
+
+
+def _over(error: float, allowed: float) -> float:
+    """Return error / allowed; 0 where there is no error, whatever is allowed."""
+    if error == 0:
+        return 0.0
+    return error / allowed if allowed > 0 else math.inf
+
+
+def _finite_gate(port: Array, truth: Array, special: SpecialValues) -> float:
+    """0 if the port is finite wherever the truth is, and as the reference elsewhere; else infinite."""
+    return math.inf if special.fatal or bool((np.isfinite(truth) & ~np.isfinite(port)).any()) else 0.0
+
+
+def _scale_gates(error: Array, truth: Array, scale: Scale, rung: Rung, held: Rung) -> dict[str, float]:
+    """Gates of an explicit error model: C u g S in float32 at most, plus the rounding to sixteen bits."""
+    working = held_in("float32") if rung.is_half else rung
+    factor = working.u * (constant("float64") if rung.name == "f64" else 1.0)
+    rounding = (held.u if rung.is_half else 0.0) * (np.abs(truth) + scale.passing) + held.quantum
+    largest = float(np.max(error / (factor * scale.maximum + rounding)))
+    if scale.axes:
+        spread = _rms(error, scale.axes) / (factor * scale.rms + _rms(rounding, scale.axes))
+        return {"explicit rms error": float(spread.max()), "explicit largest error": largest}
+    spread = _rms(error / (factor * scale.rms + rounding), tuple(range(error.ndim)))
+    return {"explicit rms error": float(spread.max()), "explicit largest error": largest}
+
+
+def _rms(values: Array, axes: tuple[int, ...]) -> Array:
+    return np.asarray(np.sqrt(np.mean(np.square(values), axis=axes, keepdims=True)))
+
+
+def _accuracy(port: ErrorMetrics, reference: ErrorMetrics, truth: Array, held: Rung) -> float:
+    return error_ratio(port.l2, reference.l2, quantisation_error(truth, held))
+
+
+def _explain(gate: str, ratio: float, special: SpecialValues) -> str:
+    if gate == "finite":
+        return f"NaN or infinity where there should be none ({special.nan} NaN, {special.inf} infinite differ)"
+    return f"{gate} is {ratio:.3g} times what is allowed"
