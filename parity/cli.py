@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +21,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from parity.errors import CaseError, ParityError
-from parity.spec.profile import HyperProfile, load_profile, profile_names
+from parity.errors import CaseError, ConfigError, ParityError
+from parity.spec.precision import RUNGS, RungName
+from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
 
 app = typer.Typer(
     name="parity",
@@ -37,15 +39,6 @@ app = typer.Typer(
 DEFAULT_OUT = Path("reports/latest")
 
 
-class RungChoice(StrEnum):
-    """Rungs as the command line spells them."""
-
-    f64 = "f64"
-    f32 = "f32"
-    bf16 = "bf16"
-    f16 = "f16"
-
-
 class BudgetChoice(StrEnum):
     """Budgets as the command line spells them."""
 
@@ -58,7 +51,7 @@ class BudgetChoice(StrEnum):
 def run(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TARGET]...", help="Components, for example `layer`. All if none is named."),
+        typer.Argument(metavar="TARGET", help="Components, for example `layer`. All if none is named."),
     ] = None,
     profile: Annotated[
         str | None,
@@ -67,9 +60,9 @@ def run(
         ),
     ] = None,
     rung: Annotated[
-        list[RungChoice] | None,
+        list[str] | None,
         typer.Option(
-            help="f64 asks: does it mean the same? The others: is it as accurate? Repeatable; all by default."
+            help="f64 asks: does it mean the same? f32, bf16, f16: is it as accurate? Repeat it or join by commas."
         ),
     ] = None,
     budget: Annotated[
@@ -130,10 +123,15 @@ def main() -> None:
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """Run a command; a user's mistake becomes one line and status 2, an interruption status 130."""
+    """Run a command; a user's mistake becomes one line and status 2, an interruption status 130.
+
+    Hypothesis is given a folder of its own, since it would leave one where the command runs.
+    """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
     try:
-        return command()
+        with tempfile.TemporaryDirectory(prefix="parity-") as folder:
+            os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", folder)
+            return command()
     except ParityError as error:
         sys.stderr.write(f"parity: {error}\n")
         return 2
@@ -145,7 +143,7 @@ def _guarded(command: Callable[[], int]) -> int:
 def _run(
     targets: list[str],
     profile: str | None,
-    rungs: list[RungChoice] | None,
+    rungs: list[str] | None,
     budget: BudgetChoice,
     seed: int | None,
     case_json: str | None,
@@ -176,7 +174,7 @@ def _run(
     plan = Plan(
         pairs,
         list(profiles.values()),
-        [r.value for r in rungs or RungChoice],
+        _rungs(rungs),
         budget.value,
         seed,
         cases,
@@ -243,12 +241,25 @@ def _env(as_json: bool) -> int:
     return 0
 
 
+def _rungs(choices: list[str] | None) -> list[RungName]:
+    """Return the chosen rungs, finest first; all of them if none is named.
+
+    Raises:
+        ConfigError: A rung is unknown.
+    """
+    named = [name for choice in choices or RUNGS for name in choice.split(",")]
+    unknown = [name for name in named if name not in RUNGS]
+    if unknown:
+        raise ConfigError(f"unknown rung {unknown[0]!r}; allowed: {', '.join(RUNGS)}")
+    return [rung for rung in RUNGS if rung in named]
+
+
 def _profiles(choice: str | None) -> dict[str, HyperProfile]:
     """Return the chosen profiles by the spelling that chooses them again."""
+    choice = choice or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
     if choice == "all":
         return {name: load_profile(name) for name in profile_names()}
-    profile = load_profile(choice)
-    return {choice if choice is not None else os.environ.get("MLX_M2_PROFILE") or profile.name: profile}
+    return {choice: load_profile(choice)}
 
 
 def _spelling(profiles: dict[str, HyperProfile]) -> dict[str, str]:
@@ -291,6 +302,8 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
             f"{failure.reason}; {failure.cases_failed} of {failure.cases} cases\n  again: {failure.rerun}",
             markup=False,
         )
+        if detailed and failure.detail:
+            out.print(failure.detail, markup=False)
     whole = sum(skip.cases is None for skip in results.skips)
     if whole:
         reasons = "; ".join(dict.fromkeys(skip.reason for skip in results.skips if skip.cases is None))

@@ -7,9 +7,9 @@ Gates, with their numbers in `parity.tolerance`:
 
 * float64: rel L2 from the file's float64;
 * float32: error against the file's float64 over the noise floor, the error of the file's own float32. That is one draw,
-  which may be right by luck, in an ill-conditioned file for all its tensors at once; so the floor is at least the
-  file's median and at least what rounding is predicted to make (`parity.backends.noise`), and the median over the
-  file's tensors has a gate of its own.
+  which may be right by luck, in an ill-conditioned file for all its tensors at once; so the floor is at least what
+  rounding is predicted to make (`parity.backends.noise`). It is believed only as far as that prediction allows: a file
+  whose float32 is farther off misses by itself. The median over the file's tensors has a gate of its own.
 
 `grad_input` tensors come in float32 alone. In the files made so far they hold the sum of two backward passes, the
 float32 one and the float64 one, since the input was the leaf of both: they are twice the gradient. So the number of
@@ -56,8 +56,8 @@ Side = Literal["reference", "port"]
 SIDES: Final[tuple[Side, ...]] = ("reference", "port")
 CHECKED_RUNGS: Final[tuple[RungName, ...]] = ("f64", "f32")
 
-NOISE_DRAWS: Final = 4
-"""Perturbed runs behind the predicted float32 error."""
+NOISE_DRAWS: Final = 8
+"""Perturbed runs behind the predicted float32 error; `golden_f32` in `parity.tolerance` counts on their number."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class GoldenFile:
 class Check:
     """One tensor of one side at one rung: `error` is rel L2 at f64, multiples of the noise floor at f32.
 
-    Of the other kinds, `median` is that of all tensors' errors, `slope` the distance of a gradient from differences.
+    Of the other kinds, `median` is that of all tensors' errors, `slope` the distance of a gradient from differences,
+    `file` the distance of the file's own float32 from the truth.
     """
 
     tensor: str
@@ -90,7 +91,7 @@ class Check:
     error: float
     allowed: float
     passed: bool
-    kind: Literal["tensor", "median", "slope"] = "tensor"
+    kind: Literal["tensor", "median", "slope", "file"] = "tensor"
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,9 @@ def check_folder(folder: Path, on_file: Callable[[str], object] = str) -> list[G
             reports.append(check_file(path))
         except ParityError as error:
             reports.append(GoldenReport(path.name, problem=str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever a file makes the reference raise, the others are judged
+            reason = f"it does not fit its component: {type(error).__name__}: {error}"
+            reports.append(GoldenReport(path.name, problem=" ".join(reason.split())))
         on_file(path.name)
     return reports
 
@@ -157,11 +161,19 @@ def check_file(path: Path) -> GoldenReport:
     golden = read_golden(path)
     if golden.component.pair.fresh:
         return GoldenReport(path.name, golden.name, tuple(_buffer_checks(golden)))
-    computed = {(side, rung): _compute(golden, side, RUNGS[rung]) for side in SIDES for rung in CHECKED_RUNGS}
+    computed: dict[tuple[Side, RungName], dict[str, Array]] = {}
+    notes = []
+    for rung in CHECKED_RUNGS:
+        computed["reference", rung] = _compute(golden, "reference", RUNGS[rung])
+        try:
+            computed["port", rung] = _compute(golden, "port", RUNGS[rung])
+        except Exception as error:  # noqa: BLE001 - a port that raises misses, whatever it raises
+            computed["port", rung] = {}
+            notes.append(f"the port raised {type(error).__name__} at {rung}: {error}")
     expected, passes = _expected(golden, computed["reference", "f64"])
     slopes = list(_slope_checks(golden, computed["reference", "f64"])) if passes else []
     checks = [*slopes, *_checks(expected, computed, _predicted_noise(golden, computed["reference", "f64"]))]
-    notes = [f"{name} holds {count} accumulated passes" for name, count in passes.items() if count > 1]
+    notes += [f"{name} holds {count} accumulated passes" for name, count in passes.items() if count > 1]
     return GoldenReport(path.name, golden.name, tuple(checks), notes=tuple(notes))
 
 
@@ -182,8 +194,10 @@ def read_golden(path: Path) -> GoldenFile:
         raise GoldenError(f"{path.name} has no metadata {', '.join(missing)}; is it a golden file?")
     try:
         config = json.loads(metadata["config"])
-    except json.JSONDecodeError as error:
-        raise GoldenError(f"{path.name}: config is not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise GoldenError(f"{path.name}: config is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise GoldenError(f"{path.name}: config must be one JSON object; got {metadata['config'][:40]!r}")
     parts: dict[str, dict[str, AnyArray]] = {"param": {}, "input": {}, "output": {}}
     for name, array in tensors.items():
         prefix, _, rest = name.partition(":")
@@ -243,22 +257,22 @@ def _predicted_noise(golden: GoldenFile, truth: Mapping[str, Array]) -> dict[str
 
 
 def _checks(expected: Expected, computed: Computed, noise: Mapping[str, float]) -> Iterator[Check]:
-    """Checks of every output and gradient of the file, both sides, both rungs."""
-    floor = _file_floor(expected)
+    """Checks of every output and gradient of the file, both sides, both rungs, and of the file's own float32."""
+    truths = {name: by_dtype.get("f64", computed["reference", "f64"].get(name)) for name, by_dtype in expected.items()}
+    for name, by_dtype in expected.items():
+        truth = truths[name]
+        if "f32" in by_dtype and truth is not None and by_dtype["f32"].shape == truth.shape:
+            yield _file_check(name, by_dtype["f32"], truth, noise[name])
     for (side, rung), values in computed.items():
         found = []
         for name, by_dtype in expected.items():
-            truth = by_dtype.get("f64", computed["reference", "f64"].get(name))
-            actual = values.get(name)
+            truth, actual = truths[name], values.get(name)
             if truth is None or actual is None or actual.shape != truth.shape:
                 found.append(Check(name, side, rung, math.inf, 1.0, passed=False))
             elif rung == "f64":
                 found.append(_float64_check(name, side, actual, truth))
-                if side == "reference" and "f64" not in by_dtype:
-                    yield _truth_check(name, truth, by_dtype["f32"], max(floor * _norm(truth), noise[name]))
             elif "f32" in by_dtype:
-                least = max(floor * _norm(truth), noise[name])
-                found.append(_float32_check(name, side, actual, truth, by_dtype["f32"], least))
+                found.append(_float32_check(name, side, actual, truth, by_dtype["f32"], noise[name]))
         yield from found
         if rung == "f32" and found:
             middle, allowed = median(check.error for check in found), constant("golden_f32_median")
@@ -326,16 +340,6 @@ def _norm(values: Array) -> float:
     return float(np.linalg.norm(values))
 
 
-def _file_floor(expected: Expected) -> float:
-    """Median relative noise floor over the tensors that have both dtypes, at least one float32 roundoff."""
-    floors = [
-        _norm(pair["f32"] - pair["f64"]) / _norm(pair["f64"])
-        for pair in expected.values()
-        if {"f32", "f64"} <= pair.keys() and _norm(pair["f64"]) > 0
-    ]
-    return max(median(floors) if floors else 0.0, RUNGS["f32"].u)
-
-
 def _float64_check(name: str, side: Side, actual: Array, truth: Array) -> Check:
     """Rel L2 from the truth: the file's float64 or, where the file has none, the reference's."""
     allowed = constant("golden_reference") if side == "reference" else constant("golden_port")
@@ -343,15 +347,20 @@ def _float64_check(name: str, side: Side, actual: Array, truth: Array) -> Check:
     return Check(name, side, "f64", error, allowed, passed=error <= allowed)
 
 
-def _truth_check(name: str, truth: Array, golden32: Array, least: float) -> Check:
-    """Distance of the reference's float64 from a tensor that the file has in float32 alone, over the noise floor."""
-    error, allowed = _norm(truth - golden32) / least if least > 0 else _norm(golden32), constant("golden_f32")
-    return Check(f"{name} as truth", "reference", "f32", error, allowed, passed=error <= allowed)
+def _file_check(name: str, golden32: Array, truth: Array, noise: float) -> Check:
+    """Distance of the file's own float32 from the truth, over the predicted error.
+
+    For a tensor that the file has in float32 alone the truth is the reference's, and this is what ties it to the file.
+    """
+    floor = max(noise, RUNGS["f32"].u * _norm(truth))
+    error = _norm(golden32 - truth) / floor if floor > 0 else _norm(golden32)
+    allowed = constant("golden_file")
+    return Check(f"{name} of the file", "reference", "f32", error, allowed, error <= allowed, "file")
 
 
-def _float32_check(name: str, side: Side, actual: Array, truth: Array, golden32: Array, least: float) -> Check:
-    """Error over the noise floor: the error of the file's own float32, and no less than `least`."""
-    scale = max(_norm(golden32 - truth), least)
+def _float32_check(name: str, side: Side, actual: Array, truth: Array, golden32: Array, noise: float) -> Check:
+    """Error over the noise floor: the error of the file's own float32, and no less than the predicted one."""
+    scale = max(_norm(golden32 - truth), noise, RUNGS["f32"].u * _norm(truth))
     error = _norm(actual - truth) / scale if scale > 0 else (0.0 if not np.any(actual) else math.inf)
     allowed = constant("golden_f32")
     return Check(name, side, "f32", error, allowed, passed=error <= allowed)

@@ -48,6 +48,7 @@ class Pair:
     Args:
         name: What `parity run` and the report call it.
         structures: Strategy of structures: small sizes and switches, never floats or arrays.
+        keys: Every key that a structure may have; a case written by hand with another one is refused.
         corpus: Structures that luck will not hit: length 1, odd, prime, shorter than the filter's.
         inputs: Inputs of a structure, by name.
         reference: Builds the torch module.
@@ -66,6 +67,7 @@ class Pair:
 
     name: str
     structures: SearchStrategy[dict[str, Any]]
+    keys: frozenset[str]
     corpus: tuple[Structure, ...]
     inputs: Callable[[Structure], Mapping[str, InputSpec]]
     reference: Callable[[Structure, HyperProfile], Any]

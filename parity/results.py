@@ -94,7 +94,7 @@ class Failure:
     """One component that failed under one profile at one rung: where it first goes wrong, and how to see it again.
 
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
-    none, the smallest failing one); `cases_failed` of `cases` failed.
+    none, the smallest failing one); `cases_failed` of `cases` failed. `detail` is the traceback of a port that raised.
     """
 
     component: str
@@ -108,6 +108,7 @@ class Failure:
     rerun: str
     cases: int
     cases_failed: int
+    detail: str = ""
 
 
 @dataclass(frozen=True)

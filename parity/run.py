@@ -67,12 +67,15 @@ def require_buildable(pair: Pair, case: Case) -> None:
         CaseError: A size is missing or has a value that the pair cannot be built with.
         ConfigError: A switch of the model is unknown or not allowed.
     """
+    unknown = sorted(case.options.keys() - pair.keys)
+    if unknown:
+        raise CaseError(f"case of {pair.name} has unknown key {unknown[0]!r}; allowed: {', '.join(sorted(pair.keys))}")
     try:
         inputs = draw_inputs(pair, case)
         run_reference(pair, build_reference(pair, case.options, CANONICAL, "float64"), inputs, RUNGS["f64"])
     except KeyError as error:
         raise CaseError(f"case of {pair.name} lacks {error.args[0]!r}; got {case.to_json()}") from None
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError, IndexError) as error:
         raise CaseError(f"{pair.name} cannot be built from {case.to_json()}: {error}") from None
 
 
@@ -86,9 +89,12 @@ def execute(plan: Plan, results: Results, on_case: Callable[[str], object] = str
             results.skips += [Skip(p.name, profile.name, rung, str(error)) for p in plan.pairs for rung in plan.rungs]
         else:
             built.append(profile)
-    for pair in plan.pairs:
+    for pair in plan.pairs if built else ():
         _PairRun(plan, pair, built).execute(results, on_case)
     return results
+
+
+NO_CASE: Final = "the pair has no case at all: neither a corpus nor drawn ones"
 
 
 class _PairRun:
@@ -96,7 +102,8 @@ class _PairRun:
 
     def __init__(self, plan: Plan, pair: Pair, profiles: Sequence[HyperProfile]) -> None:
         self.plan, self.pair, self.profiles = plan, pair, profiles
-        self.rungs = [rung for rung in plan.rungs if rung in pair.only_rungs]
+        self.rungs = [rung for rung in RUNGS if rung in plan.rungs and rung in pair.only_rungs]
+        self.cases = plan_cases(plan, pair)
         self.rows: dict[tuple[str, str, str], Row] = {}
         self.failing: dict[tuple[str, RungName], list[Case]] = {}
         self.counts: dict[tuple[str, str], int] = {}
@@ -104,7 +111,7 @@ class _PairRun:
         self.distances: dict[str, float] = {}
 
     def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
-        for case in plan_cases(self.plan, self.pair):
+        for case in self.cases:
             self._run_case(case)
             on_case(self.pair.name)
         results.rows += self._sorted_rows()
@@ -175,6 +182,13 @@ class _PairRun:
             for rung in self.plan.rungs
             if rung not in self.pair.only_rungs
         ]
+        laddered = {rung for case in self.cases for rung in case.ladder}
+        left_out += [
+            Skip(self.pair.name, profile.name, rung, f"no case has {rung} on its ladder" if self.cases else NO_CASE)
+            for profile in self.profiles
+            for rung in self.rungs
+            if rung not in laddered
+        ]
         single = [Skip(self.pair.name, *key, cases=count) for key, count in sorted(self.case_skips.items())]
         return left_out + single
 
@@ -206,6 +220,7 @@ class _PairRun:
             rerun=self.plan.command(case, profile.name, rung),
             cases=self.counts[profile.name, rung],
             cases_failed=failed,
+            detail=judgement.detail if judgement else "",
         )
 
     def _shrink(self, profile: HyperProfile, rung: RungName) -> Case | None:

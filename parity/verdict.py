@@ -17,12 +17,12 @@ from parity.metrics import (
     quantisation_error,
 )
 from parity.spec.arrays import Array
-from parity.spec.precision import Rung
-from parity.tolerance import Allowance, Scale, constant, held_in
+from parity.spec.precision import BY_DTYPE, RUNGS, Rung
+from parity.tolerance import Allowance, Scale, constant
 from parity.trace import TracedTensor
 
-UNITS: Final = "u*g*S"
-"""Unit of `scaled`: the rms error over what faithful arithmetic is predicted to make."""
+SMALLEST_DIVISOR: Final = 2.0**-500
+"""Below this an error is none: its square would underflow."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Judgement:
         reference: Metrics of the reference against truth at the same rung.
         port_over_reference: Error ratio with the quantisation floor; None at f64, where the reference is the truth.
         special: NaN, infinities, zeros and subnormals of the port that differ from the reference's.
+        detail: More for whoever mends it: the traceback of a port that raised.
     """
 
     passed: bool
@@ -50,11 +51,12 @@ class Judgement:
     reference: ErrorMetrics | None
     port_over_reference: float | None
     special: SpecialValues | None
+    detail: str = ""
 
 
-def failed(reason: str) -> Judgement:
+def failed(reason: str, detail: str = "") -> Judgement:
     """Return the verdict on a tensor that cannot be measured at all."""
-    return Judgement(False, reason, math.inf, math.inf, 0.0, None, None, None, None)
+    return Judgement(False, reason, math.inf, math.inf, 0.0, None, None, None, None, detail)
 
 
 def judge(
@@ -88,10 +90,16 @@ def judge(
         return failed(f"dtype {port.dtype}, the reference has {reference.dtype}")
     if port.values.size == 0:
         return failed("nothing compared: the tensor has no elements")
-    held = held_in(port.dtype)
+    held = BY_DTYPE.get(port.dtype)
+    if held is None:
+        return failed(f"dtype {port.dtype} is no rung's")
+    if allowance is None and scale is None:
+        return failed("no error model: neither predicted noise nor an explicit scale stands behind it")
     special = compare_special(port.values, reference.values, held)
     metrics = measure(port.values, truth.values, held)
     reference_metrics = measure(reference.values, truth.values, held)
+    if metrics.count == 0 and not special.fatal:
+        return failed("nothing compared: no element is finite")
     gates = {"finite": _finite_gate(port.values, truth.values, special)}
     if allowance is not None:
         gates["rms error"] = _over(metrics.rms, allowance.rms)
@@ -126,10 +134,13 @@ def _finite_gate(port: Array, truth: Array, special: SpecialValues) -> float:
 
 
 def _scale_gates(error: Array, truth: Array, scale: Scale, rung: Rung, held: Rung) -> dict[str, float]:
-    """Gates of an explicit error model: C u g S in float32 at most, plus the rounding to sixteen bits."""
-    working = held_in("float32") if rung.is_half else rung
+    """Gates of an explicit error model: C u g S in float32 at most, plus the rounding to sixteen bits.
+
+    One quantum is allowed besides, at f64 a number whose square is not 0.
+    """
+    working = RUNGS["f32"] if rung.is_half else rung
     factor = working.u * (constant("float64") if rung.name == "f64" else 1.0)
-    rounding = (held.u if rung.is_half else 0.0) * (np.abs(truth) + scale.passing) + held.quantum
+    rounding = (held.u if rung.is_half else 0.0) * (np.abs(truth) + scale.passing) + max(held.quantum, SMALLEST_DIVISOR)
     largest = float(np.max(error / (factor * scale.maximum + rounding)))
     if scale.axes:
         spread = _rms(error, scale.axes) / (factor * scale.rms + _rms(rounding, scale.axes))

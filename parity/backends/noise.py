@@ -23,9 +23,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.backends.reference import run_reference
+from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
@@ -93,14 +93,13 @@ class Noise:
     maximum: float
 
 
-class _Perturb(TorchDispatchMode):
+class _Perturb(WideAware):
     """Perturb the float inputs of every operation that rounds."""
 
     def __init__(self, rung: Rung, generator: torch.Generator) -> None:
         super().__init__()
         self.rung, self.generator = rung, generator
         self.epsilon = F64_EPSILON if rung.name == "f64" else rung.u
-        self.wide = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
@@ -113,6 +112,9 @@ class _Perturb(TorchDispatchMode):
         if self.rung.is_half and self.wide:
             amplitude *= RUNGS["f32"].u / self.rung.u
             floor = RUNGS["f32"].tiny
+        if func._schema.is_mutable:  # its first operand must stay the very tensor that others see change
+            result = func(*args, **(kwargs or {}))
+            return result.copy_(self._noisy(result, amplitude, floor))
         result = func(*(self._noisy(a, amplitude, floor) for a in args), **(kwargs or {}))
         if name == "native_layer_norm":
             return (self._noisy_norm(result, args, amplitude, growth), *result[1:])
@@ -176,13 +178,8 @@ def predict_noise(
 def perturbed(module: nn.Module, rung: Rung, generator: torch.Generator) -> Iterator[None]:
     """Perturb every operation that rounds, of forward and backward passes through `module`, while the context lasts."""
     mode = _Perturb(rung, generator)
-    handles = [handle for part in module.modules() if _stays_wide(part) for handle in _mark(part, mode)]
-    try:
-        with mode:
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watch_wide(module, mode), mode:
+        yield
 
 
 def _perturbed_trace(
@@ -194,20 +191,6 @@ def _perturbed_trace(
 ) -> Trace:
     with perturbed(module, rung, generator):
         return run_reference(pair, module, inputs, RUNGS["f64"])
-
-
-def _stays_wide(part: nn.Module) -> bool:
-    return bool(getattr(part, "at_least_float32", False))
-
-
-def _mark(part: nn.Module, mode: _Perturb) -> list[Any]:
-    def enter(_module: nn.Module, _inputs: Any) -> None:
-        mode.wide += 1
-
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        mode.wide -= 1
-
-    return [part.register_forward_pre_hook(enter), part.register_forward_hook(leave, always_call=True)]
 
 
 def _spread(perturbed: list[Array], truth: Array, factor: float) -> Noise:

@@ -56,7 +56,7 @@ def port_gradients(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return the gradients of sum(y * w), w = linspace(-1, 1, y.size), for parameters and for float inputs.
 
-    Parameters have the reference's names and axes, an alias once under its first name.
+    Parameters have the reference's names and axes; a shared parameter appears under each of its aliases.
     """
     with mx.stream(mx.cpu):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}

@@ -7,10 +7,14 @@ so every unary kernel is warmed up first, and two runs that differ in one bit ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from parity.backends.reference import run_reference
+from parity.backends.wide import WideAware, watch_wide
 from parity.environment import warm_up
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray
@@ -22,18 +26,52 @@ class UnstableTruthError(RuntimeError):
     """Two float64 runs of the same reference on the same numbers gave different bits."""
 
 
-def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray]) -> Trace:
-    """Return the trace of the float64 reference `module`.
+@dataclass(frozen=True)
+class Truth:
+    """The float64 trace, and the largest absolute value that any operation made.
+
+    `largest` is over all operations, `largest_narrow` over those outside the modules that stay in float32: what a
+    sixteen-bit format would have to carry.
+    """
+
+    trace: Trace
+    largest: float
+    largest_narrow: float
+
+
+class _Largest(WideAware):
+    """Note the largest absolute value of every operation's result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.everywhere = 0.0
+        self.narrow = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(part, torch.Tensor) and (part.is_floating_point() or part.is_complex()) and part.numel():
+                size = float(part.abs().max())
+                self.everywhere = max(self.everywhere, size)
+                self.narrow = self.narrow if self.wide else max(self.narrow, size)
+        return result
+
+
+def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray]) -> Truth:
+    """Return the trace of the float64 reference `module`, and how large its numbers grow.
 
     Raises:
         UnstableTruthError: The second run differs from the first in a bit.
     """
     warm_up()
-    first, second = (run_reference(pair, module, inputs, RUNGS["f64"]) for _ in range(2))
+    first = run_reference(pair, module, inputs, RUNGS["f64"])
+    mode = _Largest()
+    with watch_wide(module, mode), mode:
+        second = run_reference(pair, module, inputs, RUNGS["f64"])
     for name, tensor in first.items():
         if tensor.values.tobytes() != second[name].values.tobytes():
             raise UnstableTruthError(
                 f"{pair.name}: {name} differs between two float64 runs on the same numbers; no verdict can rest on it. "
                 "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
             )
-    return first
+    return Truth(first, mode.everywhere, mode.narrow)

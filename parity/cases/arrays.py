@@ -63,13 +63,19 @@ def _draw_parameter(pair: Pair, name: str, fresh: Array, rng: np.random.Generato
 def _draw_input(name: str, spec: InputSpec, case: Case) -> AnyArray:
     rng = generator(case.seed, f"input:{name}")
     if spec.kind == "float":
-        values = FAMILIES[case.family](rng, spec.shape, spec.positions) * 2.0**case.scale
+        with np.errstate(over="ignore"):
+            values = np.ldexp(FAMILIES[case.family](rng, spec.shape, spec.positions), _int32(case.scale))
         return _finite(to_grid(values, case), name, case)
     if spec.kind == "ids":
         return rng.integers(spec.low, spec.high, spec.shape)
     lengths = rng.integers(1, spec.shape[1] + 1, (spec.shape[0], 1))
     mask = (np.arange(spec.shape[1]) < lengths).astype(np.int64)
     return mask.astype(np.float64) if spec.kind == "weight_mask" else mask
+
+
+def _int32(scale: int) -> int:
+    """Bound a scale to what `ldexp` takes; beyond, every number is 0 or infinite all the same."""
+    return max(-(2**31), min(scale, 2**31 - 1))
 
 
 def _finite(values: Array, name: str, case: Case) -> Array:

@@ -76,12 +76,14 @@ class Case:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise CaseError(f"case is not JSON: {error.msg} at column {error.colno}; got {text[:80]!r}") from None
+        except (RecursionError, ValueError):
+            raise CaseError(f"case is not JSON that can be read: too deep or too long; got {text[:80]!r}") from None
         fields = ("family", "scale", "seed", "ladder")
         if not isinstance(data, dict) or any(name not in data for name in fields):
             raise CaseError(f"a case is one JSON object with {', '.join(fields)} and the sizes; got {text[:80]!r}")
         family, scale, seed, ladder = (data.pop(name) for name in fields)
         rungs = tuple(str(ladder).split(","))
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise CaseError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
         if not all(rung in RUNGS for rung in rungs):
             raise CaseError(f"unknown ladder {ladder!r}; allowed: rungs {', '.join(RUNGS)} joined by commas")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import hypothesis
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase
-from hypothesis.errors import NoSuchExample
+from hypothesis.errors import Flaky, NoSuchExample
 
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
 from parity.cases.families import FAMILIES
@@ -53,7 +53,11 @@ def draw_cases(pair: Pair, count: int, seed: int) -> list[Case]:
 
 
 def shrink_case(pair: Pair, fails: Callable[[Case], bool], seed: int, effort: int) -> Case | None:
-    """Return the smallest case for which `fails` is true, or None if `effort` fresh examples show none."""
+    """Return the smallest case for which `fails` is true, or None.
+
+    None means that `effort` fresh examples show no failure, or that one of them failed only now and then: the caller
+    has failing cases of its own, and reports the smallest of those.
+    """
     try:
         return hypothesis.find(
             cases(pair),
@@ -61,7 +65,7 @@ def shrink_case(pair: Pair, fails: Callable[[Case], bool], seed: int, effort: in
             settings=hypothesis.settings(_settings(effort), phases=[Phase.generate, Phase.shrink]),
             random=random.Random(_mixed(pair, seed)),
         )
-    except NoSuchExample:
+    except (NoSuchExample, Flaky):
         return None
 
 

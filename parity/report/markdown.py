@@ -13,8 +13,8 @@ from parity.results import Results, Row
 from parity.spec.precision import RUNGS
 from parity.tolerance import CONSTANTS
 
-COLUMNS = 60_000
-"""A pull-request comment holds 65,536 characters; the layer tables are cut to their worst rows below this."""
+LARGEST_COMMENT = 60_000
+"""A pull-request comment holds 65,536 characters; tables are cut to their worst rows until the report is below this."""
 
 
 def render_markdown(results: Results) -> str:
@@ -28,17 +28,20 @@ def render_markdown(results: Results) -> str:
     )
     environment.filters.update(number=_number, cell=_cell, bits=_bits)
     template = environment.get_template("report.md.jinja")
-    text = template.render(_context(results, per_table=12))
-    if len(text) > COLUMNS:
-        text = template.render(_context(results, per_table=4))
+    for per_table, failures in ((12, 30), (4, 30), (1, 10)):
+        text = template.render(_context(results, per_table, failures))
+        if len(text) <= LARGEST_COMMENT:
+            break
     return text
 
 
-def _context(results: Results, per_table: int) -> dict[str, Any]:
+def _context(results: Results, per_table: int, failures: int) -> dict[str, Any]:
     rows, profiles = results.rows, _ordered(row.profile for row in results.rows)
     return {
         "results": results,
         "meta": results.meta,
+        "failures": results.failures[:failures],
+        "more_failures": len(results.failures[failures:]),
         "components": _ordered(row.component for row in rows),
         "profiles": profiles,
         "rungs": [rung for rung in RUNGS if any(row.rung == rung for row in rows)],
@@ -102,4 +105,5 @@ def _bits(value: float | None) -> str:
 
 def _cell(text: object) -> str:
     """Escape what would end a table cell or a code span, or start HTML."""
-    return str(text).replace("|", "\\|").replace("`", "'").replace("<", "&lt;").replace("\n", " ")
+    line = " ".join(str(text).splitlines())
+    return line.replace("|", "\\|").replace("`", "'").replace("<", "&lt;")

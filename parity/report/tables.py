@@ -27,14 +27,14 @@ def layers_frame(results: Results) -> pd.DataFrame:
         for skip in results.skips
         if skip.cases is None
     ]
-    for skip in results.skips:
-        for row in rows:
-            if skip.cases and (skip.component, skip.profile, skip.rung) == (
-                row["component"],
-                row["profile"],
-                row["rung"],
-            ):
-                row["cases_skipped"] += skip.cases
+    for skip in (skip for skip in results.skips if skip.cases):
+        place = (skip.component, skip.profile, skip.rung)
+        found = [row for row in rows if (row["component"], row["profile"], row["rung"]) == place]
+        if not found:
+            found = [asdict(Row(*place, "*", "none", 0, verdict="skip", reason=skip.reason))]
+            rows += found
+        for row in found:
+            row["cases_skipped"] += skip.cases
     return pd.DataFrame(rows, columns=columns)
 
 

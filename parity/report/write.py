@@ -44,13 +44,13 @@ def write_report(folder: Path, texts: Mapping[str, str]) -> None:
     """
     if set(texts) != set(REPORT_FILES):
         raise ValueError(f"a report is {', '.join(REPORT_FILES)}; got {', '.join(texts)}")
-    staged: dict[str, Path] = {}
+    staged = {name: folder / f".parity-{os.getpid()}-{name}" for name in REPORT_FILES}
     try:
-        for name in REPORT_FILES:
-            staged[name] = _stage(folder, texts[name])
+        for name, path in staged.items():
+            _write(path, texts[name])
         (folder / SUMMARY).unlink(missing_ok=True)
-        for name in REPORT_FILES:
-            staged.pop(name).replace(folder / name)
+        for name, path in staged.items():
+            path.replace(folder / name)
     except OSError as error:
         raise OutputError(f"report in {str(folder)!r} cannot be written: {error.strerror or error}") from None
     finally:
@@ -58,11 +58,8 @@ def write_report(folder: Path, texts: Mapping[str, str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _stage(folder: Path, text: str) -> Path:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".parity-")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    Path(name).chmod(0o644)
-    return Path(name)

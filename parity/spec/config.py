@@ -25,6 +25,9 @@ TRAINING_ONLY: Final = frozenset(
     }
 )
 
+OUTPUT_ONLY: Final = frozenset({"gather_sentence_embeddings"})
+"""Keys by which the original chooses what to return; both implementations return all of it, under its names."""
+
 
 class ModelConfig(BaseModel):
     """Sizes and switches of one model; frozen, and an unknown key raises.
@@ -36,7 +39,7 @@ class ModelConfig(BaseModel):
     `use_normalized_embeddings` sentence embeddings of unit length.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     vocab_size: int = Field(default=30528, ge=1)
     type_vocab_size: int = Field(default=2, ge=1)

@@ -179,6 +179,8 @@ def _from_text(text: str, source: str) -> HyperProfile:
         raise ProfileError(f"{source}: key {error.args[0]!r} is given twice; keep one") from None
     except json.JSONDecodeError as error:
         raise ProfileError(f"{source} is not JSON: {error.msg} at line {error.lineno}") from None
+    except (RecursionError, ValueError):
+        raise ProfileError(f"{source} is not JSON that can be read: too deep, or a number too long") from None
     if not isinstance(data, dict):
         raise ProfileError(f"{source} must hold one JSON object of knobs; got {type(data).__name__}")
     return _validate(data, source)
@@ -210,4 +212,4 @@ def _allowed(key: str) -> str:
         return "true, false"
     if key == "layer_norm_eps":
         return "null, or a number between 0 and 1 (both excluded)"
-    return "text of 1 to 64 letters, digits, '.', '_' or '-'" if key == "name" else "text"
+    return "text of 1 to 64 letters, digits, '.', '_' or '-'" if key == "name" else "text of at most 400 characters"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parity.errors import TargetError
 from parity.pairs import Pair
+from parity.spec.precision import RUNGS
 from parity.suites.m2_bert import PAIRS
 
 
@@ -16,7 +17,8 @@ def select(targets: list[str]) -> list[Pair]:
     known = {pair.name: pair for pair in PAIRS}
     unknown = [target for target in targets if target not in known]
     if unknown:
-        raise TargetError(f"unknown target {', '.join(map(repr, unknown))}; allowed: {', '.join(known)}")
+        hint = "; rungs go behind --rung, joined by commas" if set(unknown) & RUNGS.keys() else ""
+        raise TargetError(f"unknown target {', '.join(map(repr, unknown))}; allowed: {', '.join(known)}{hint}")
     return [pair for pair in PAIRS if not targets or pair.name in targets]
 
 

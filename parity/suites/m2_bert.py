@@ -15,6 +15,7 @@ from einops import rearrange
 import mlx_impl
 import reference_torch
 from mlx_impl import weights
+from parity.errors import ConfigError
 from parity.pairs import InputSpec, Pair, ParameterRule, Structure
 from parity.spec.arrays import Array, Arrays
 from parity.spec.config import ModelConfig
@@ -78,15 +79,23 @@ PARAMETERS: Final[tuple[tuple[str, ParameterRule], ...]] = (
 )
 """Nothing hides behind its initial value: frequencies off w, norms off 1, position tables as if trained."""
 
+MODEL_KEYS: Final = frozenset(ModelConfig.model_fields) | {"batch", "L"}
+"""Keys of the structures that are model configurations."""
+
 Builder = Callable[[Structure, HyperProfile, Any, Mapping[str, Any]], Any]
 
 
 def _pair(
-    name: str, build: Builder, call: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]], **fields: Any
+    name: str,
+    build: Builder,
+    call: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
+    keys: frozenset[str] = MODEL_KEYS,
+    **fields: Any,
 ) -> Pair:
     """Complete a pair: `build(structure, profile, library, extra)` serves both sides, since they mirror each other."""
     return Pair(
         name=name,
+        keys=keys,
         reference=lambda structure, profile: build(structure, profile, reference_torch, {}),
         port=lambda structure, profile, ops: build(structure, profile, mlx_impl, {"ops": ops}),
         call=call,
@@ -122,10 +131,11 @@ LENGTHS = st.sampled_from((1, 2, 3, 5, 8, 11, 13, 16))
 # Block-diagonal linear -----------------------------------------------------------------------------------------
 
 
+BLOCKDIAG_OPTIONS: Final = ("in_features", "out_features", "nblocks", "bias", "shuffle")
+
+
 def _build_blockdiag(structure: Structure, _profile: HyperProfile, library: Any, extra: Mapping[str, Any]) -> Any:
-    return library.BlockdiagLinear(
-        **_options(structure, "in_features", "out_features", "nblocks", "bias", "shuffle"), **extra
-    )
+    return library.BlockdiagLinear(**_options(structure, *BLOCKDIAG_OPTIONS), **extra)
 
 
 def _blockdiag_scales(structure: Structure, _profile: HyperProfile, state: Arrays, inputs: Arrays) -> dict[str, Scale]:
@@ -148,6 +158,7 @@ BLOCKDIAG_LINEAR = _pair(
     "blockdiag_linear",
     _build_blockdiag,
     _call_x,
+    keys=frozenset({"batch", "L", *BLOCKDIAG_OPTIONS}),
     structures=st.fixed_dictionaries(
         {
             "batch": BATCHES,
@@ -213,8 +224,11 @@ BLOCKDIAG_LINEAR = _pair(
 # Monarch multiply ----------------------------------------------------------------------------------------------
 
 
+MONARCH_OPTIONS: Final = ("k", "q", "p", "l", "s", "r")
+
+
 def _build_monarch(structure: Structure, _profile: HyperProfile, library: Any, extra: Mapping[str, Any]) -> Any:
-    return library.MonarchMultiply(**_options(structure, "k", "q", "p", "l", "s", "r"), **extra)
+    return library.MonarchMultiply(**_options(structure, *MONARCH_OPTIONS), **extra)
 
 
 def _monarch_scales(structure: Structure, _profile: HyperProfile, state: Arrays, inputs: Arrays) -> dict[str, Scale]:
@@ -252,6 +266,7 @@ MONARCH_MULTIPLY = _pair(
     "monarch_multiply",
     _build_monarch,
     _call_x,
+    keys=frozenset({"batch", *MONARCH_OPTIONS}),
     structures=_monarch_structures(),
     corpus=(
         {"batch": 3, "k": 4, "q": 4, "p": 4, "l": 4, "s": 4, "r": 4},
@@ -266,8 +281,11 @@ MONARCH_MULTIPLY = _pair(
 # FFT convolution -----------------------------------------------------------------------------------------------
 
 
+FFTCONV_OPTIONS: Final = ("d_model", "bidirectional", "gelu")
+
+
 def _build_fftconv(structure: Structure, profile: HyperProfile, library: Any, extra: Mapping[str, Any]) -> Any:
-    options = _options(structure, "d_model", "bidirectional", "gelu")
+    options = _options(structure, *FFTCONV_OPTIONS)
     return library.FFTConv(seq_len=structure["L"], profile=profile, **options, **extra)
 
 
@@ -293,6 +311,7 @@ FFTCONV = _pair(
     "fftconv",
     _build_fftconv,
     lambda module, inputs: {"y": module(inputs["u"])},
+    keys=frozenset({"batch", "L", *FFTCONV_OPTIONS}),
     structures=st.fixed_dictionaries(
         {
             "batch": BATCHES,
@@ -369,6 +388,7 @@ HYENA_FILTER = _pair(
     "hyena_filter",
     _build_hyena,
     _call_hyena,
+    keys=frozenset({"batch", "L", *HYENA_OPTIONS}),
     structures=_hyena_structures(),
     corpus=(
         {
@@ -442,6 +462,7 @@ HYENA_BUFFERS = _pair(
     "hyena_buffers",
     _build_hyena,
     _call_buffers,
+    keys=frozenset(HYENA_OPTIONS),
     structures=st.fixed_dictionaries(
         {
             "d_model": st.integers(1, 9),
@@ -502,6 +523,7 @@ MONARCH_MIXER = _pair(
     "monarch_mixer",
     _build_mixer,
     _call_x,
+    keys=frozenset({"batch", "L", *MIXER_OPTIONS}),
     structures=_mixer_structures(),
     corpus=(
         {
@@ -541,15 +563,20 @@ MONARCH_MIXER = _pair(
 # MLP -----------------------------------------------------------------------------------------------------------
 
 
+MLP_CLASSES: Final = {"glu": "GatedMlp", "mlp": "Mlp"}
+
+
 def _build_mlp(structure: Structure, profile: HyperProfile, library: Any, extra: Mapping[str, Any]) -> Any:
-    cls = library.GatedMlp if structure["cls"] == "glu" else library.Mlp
-    return cls(model_config(structure), profile=profile, **extra)
+    if structure["cls"] not in MLP_CLASSES:
+        raise ConfigError(f"cls = {structure['cls']!r} is not allowed; allowed: {', '.join(MLP_CLASSES)}")
+    return getattr(library, MLP_CLASSES[structure["cls"]])(model_config(structure), profile=profile, **extra)
 
 
 MLP = _pair(
     "mlp",
     _build_mlp,
     _call_x,
+    keys=MODEL_KEYS | {"cls"},
     structures=st.fixed_dictionaries(
         {
             "batch": BATCHES,

@@ -86,7 +86,10 @@ def test_every_exported_name_exists_and_is_sorted() -> None:
 
 def test_key_is_equal_in_another_process_with_the_same_threads(environment: Environment) -> None:
     threads = environment.torch_threads
-    script = f"import torch; torch.set_num_threads({threads}); from parity.environment import collect; print(collect().key())"
+    script = (
+        f"import torch; torch.set_num_threads({threads})\n"
+        "from parity.environment import collect; print(collect().key())"
+    )
     other = in_new_process(script)
     assert other == environment.key()
     assert len(other) == 16

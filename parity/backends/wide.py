@@ -1,0 +1,40 @@
+"""Knowing, operation by operation, whether the reference is inside a module that never goes below float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class WideAware(TorchDispatchMode):
+    """A dispatch mode that counts how many modules marked `at_least_float32` it is inside of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = 0
+
+
+@contextmanager
+def watch_wide(module: nn.Module, mode: WideAware) -> Iterator[None]:
+    """Keep `mode.wide` up to date while `module` runs; the hooks are gone afterwards, also after an exception."""
+    parts = [part for part in module.modules() if getattr(part, "at_least_float32", False)]
+    handles = [handle for part in parts for handle in _mark(part, mode)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mark(part: nn.Module, mode: WideAware) -> list[Any]:
+    def enter(_module: nn.Module, _inputs: Any) -> None:
+        mode.wide += 1
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        mode.wide -= 1
+
+    return [part.register_forward_pre_hook(enter), part.register_forward_hook(leave, always_call=True)]
