@@ -14,7 +14,7 @@ import torch
 from parity.environment import warm_up
 
 torch.set_num_threads(1)
-mx.set_default_device(mx.cpu)  # type: ignore[arg-type]
+mx.set_default_device(mx.cpu)
 warm_up()
 
 hypothesis.settings.register_profile("parity", derandomize=True, database=None, deadline=None, print_blob=True)

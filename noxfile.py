@@ -52,4 +52,4 @@ def types(session: nox.Session) -> None:
     """Check types with mypy in strict mode."""
     install(session, "types")
     session.run("mypy")
-    session.run("mypy", "--python-executable", f"{session.bin}/python", "noxfile.py", "conftest.py")
+    session.run("mypy", "noxfile.py", "conftest.py")

@@ -193,11 +193,12 @@ class _PairRun:
         return left_out + single
 
     def _failures(self) -> list[Failure]:
-        """Describe every failing profile and rung, the one shrunk case shared wherever it fails too."""
+        """Describe every failing profile and rung, finest rung first, the one shrunk case shared wherever it fails too."""
         shrunk: Case | None = None
         failures: list[Failure] = []
-        for (profile_name, rung), cases in self.failing.items():
-            profile = next(profile for profile in self.profiles if profile.name == profile_name)
+        places = [(profile, rung) for profile in self.profiles for rung in self.rungs]
+        for profile, rung in (place for place in places if (place[0].name, place[1]) in self.failing):
+            cases = self.failing[profile.name, rung]
             if not failures and not self.plan.cases:
                 shrunk = self._shrink(profile, rung)
             small = shrunk if shrunk is not None and self._fails(shrunk, profile, rung) else None
