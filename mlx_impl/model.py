@@ -110,7 +110,7 @@ class BertForMaskedLM(nn.Module):
         kept = (labels > 0).astype(logits.dtype)
         top = mx.stop_gradient(mx.max(logits, axis=-1, keepdims=True))
         log_sum = mx.log(mx.sum(self.ops.exp(logits - top), axis=-1)) + top[..., 0]
-        own = mx.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        own = mx.take_along_axis(logits, mx.maximum(labels, 0)[..., None], axis=-1)[..., 0]
         return mx.sum((log_sum - own) * kept) / mx.sum(kept)
 
     def ties(self) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The seam: every numeric primitive that a profile or a rung may exchange.
 
-Layers call the methods of `Ops` and nothing beneath them. A subclass puts other arithmetic in: the float64 forms of
-the truth rung live in `parity.backends`, extended precision will live in `mlx_impl.kernels`.
+Layers call the methods of `Ops` and nothing beneath them; a profile chooses among kernels there. `Ops` calls MLX's own
+functions through a `Library`, one method for each, with MLX's names and arguments. Another arithmetic replaces the
+library, function by function, and never a piece of the port: so what `Ops` passes on (an epsilon, a padding, an axis, a
+norm) is judged at float64 too.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from mlx_impl.precision import widen
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
 
 Spectrum = Any
-"""What `rfft` returns and only the spectral methods take apart: complex64 here, two float64 arrays elsewhere."""
+"""What `rfft` returns: it can be multiplied, also by a number, and added. complex64 in MLX, two arrays elsewhere."""
 
 TF32_DROPPED_BITS: Final = 13
 """float32 has 23 stored bits, TF32 keeps 10 of them."""
@@ -39,19 +41,61 @@ FFT_SCALES: Final = {
 }
 
 
+class Library:
+    """MLX's own functions of the same names; a subclass computes the same in another arithmetic."""
+
+    def sin(self, x: mx.array) -> mx.array:
+        """`mx.sin`."""
+        return mx.sin(x)
+
+    def exp(self, x: mx.array) -> mx.array:
+        """`mx.exp`."""
+        return mx.exp(x)
+
+    def erf(self, x: mx.array) -> mx.array:
+        """`mx.erf`."""
+        return mx.erf(x)
+
+    def softmax(self, x: mx.array, axis: int) -> mx.array:
+        """`mx.softmax`."""
+        return mx.softmax(x, axis=axis)
+
+    def layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
+        """`mx.fast.layer_norm`."""
+        return mx.fast.layer_norm(x, weight, bias, eps)
+
+    def conv1d(self, x: mx.array, weight: mx.array, padding: int, groups: int) -> mx.array:
+        """`mx.conv1d`: x (b, l, c), weight (c, taps, c / groups)."""
+        return mx.conv1d(x, weight, padding=padding, groups=groups)
+
+    def rfft(self, x: mx.array, n: int, norm: str) -> Spectrum:
+        """`mx.fft.rfft` over the last axis."""
+        return mx.fft.rfft(x, n=n, norm=norm)
+
+    def irfft(self, spectrum: Spectrum, n: int, norm: str) -> mx.array:
+        """`mx.fft.irfft` over the last axis."""
+        return mx.fft.irfft(spectrum, n=n, norm=norm)
+
+    def conjugate(self, spectrum: Spectrum) -> Spectrum:
+        """`mx.conjugate`."""
+        return mx.conjugate(spectrum)
+
+
 class Ops:
-    """Primitives in MLX's own arithmetic, under one profile.
+    """Primitives under one profile.
 
     Args:
         profile: Its numeric knobs choose among kernels.
+        library: The arithmetic; MLX's own by default.
 
     Raises:
         NotImplementedYetError: The profile names a kernel that does not exist yet.
     """
 
-    def __init__(self, profile: HyperProfile = CANONICAL) -> None:
+    def __init__(self, profile: HyperProfile = CANONICAL, library: Library | None = None) -> None:
         require_built(profile)
         self.profile = profile
+        self.library = library or Library()
         self._blockdiag = BLOCKDIAG_KERNELS[profile.blockdiag_impl]
 
     @property
@@ -74,11 +118,11 @@ class Ops:
 
     def sin(self, x: mx.array) -> mx.array:
         """Elementwise sine."""
-        return mx.sin(x)
+        return self.library.sin(x)
 
     def exp(self, x: mx.array) -> mx.array:
         """Elementwise exponential."""
-        return mx.exp(x)
+        return self.library.exp(x)
 
     def tanh(self, x: mx.array) -> mx.array:
         """Elementwise hyperbolic tangent."""
@@ -86,11 +130,11 @@ class Ops:
 
     def erf(self, x: mx.array) -> mx.array:
         """Elementwise error function."""
-        return mx.erf(x)
+        return self.library.erf(x)
 
     def softmax(self, x: mx.array, axis: int) -> mx.array:
         """exp(x - max) / sum(exp(x - max)) along `axis`."""
-        return mx.softmax(x, axis=axis)
+        return self.library.softmax(x, axis=axis)
 
     def gelu_erf(self, x: mx.array) -> mx.array:
         """x * (1 + erf(x / sqrt 2)) / 2."""
@@ -104,7 +148,7 @@ class Ops:
         """LayerNorm over the last axis: the library's kernel, or two explicit passes with `layer_norm_strict`."""
         if self.profile.layer_norm_strict:
             return self.two_pass_layer_norm(x, weight, bias, eps)
-        return mx.fast.layer_norm(x, weight, bias, eps)
+        return self.library.layer_norm(x, weight, bias, eps)
 
     def two_pass_layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
         """Mean, then variance of the differences, then scale and shift; sixteen bits go through float32 as in torch."""
@@ -115,15 +159,15 @@ class Ops:
 
     def depthwise_conv(self, x: mx.array, weight: mx.array, bias: mx.array, padding: int) -> mx.array:
         """Depthwise convolution along positions: x (b, l, c), weight (c, taps, 1), bias (c,), zeros at both ends."""
-        return mx.conv1d(x, weight, padding=padding, groups=x.shape[-1]) + bias
+        return self.library.conv1d(x, weight, padding=padding, groups=x.shape[-1]) + bias
 
     def rfft(self, x: mx.array, n: int, norm: str) -> Spectrum:
         """Transform real x (..., l), zero-padded to n, into its half spectrum (..., n/2 + 1)."""
-        return mx.fft.rfft(x, n=n, norm=norm)
+        return self.library.rfft(x, n=n, norm=norm)
 
     def irfft(self, spectrum: Spectrum, n: int, norm: str) -> mx.array:
         """Transform a half spectrum back into a real signal (..., n)."""
-        return mx.fft.irfft(spectrum, n=n, norm=norm)
+        return self.library.irfft(spectrum, n=n, norm=norm)
 
     def spectrum_product(self, x: Spectrum, y: Spectrum) -> Spectrum:
         """Elementwise complex product."""
@@ -135,7 +179,7 @@ class Ops:
 
     def spectrum_conjugate(self, x: Spectrum) -> Spectrum:
         """Elementwise complex conjugate."""
-        return mx.conjugate(x)
+        return self.library.conjugate(x)
 
     def spectrum_scale(self, x: Spectrum, factor: float) -> Spectrum:
         """Product with a real number."""

@@ -7,9 +7,11 @@ Frameworks are imported inside the commands: `--help` stays fast, and `MLX_ENABL
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -70,7 +72,11 @@ def run(
     ] = BudgetChoice.standard,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Seed of everything drawn. Default: 0 in CI, else a random one, which is recorded."),
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Seed of everything drawn. Default: 0 in CI, else random and recorded.",
+        ),
     ] = None,
     case: Annotated[
         str | None, typer.Option(help="Run this one case of one TARGET, as a report or a failure prints it.")
@@ -118,7 +124,10 @@ def env(
 
 
 def main() -> None:
-    """Entry point of the `parity` command."""
+    """Entry point of the `parity` command; what a terminal cannot show is replaced, not a reason to stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()
 
 
@@ -128,6 +137,8 @@ def _guarded(command: Callable[[], int]) -> int:
     Hypothesis is given a folder of its own, since it would leave one where the command runs.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         with tempfile.TemporaryDirectory(prefix="parity-") as folder:
             os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", folder)
@@ -138,6 +149,31 @@ def _guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("parity: interrupted; no report was written\n")
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    """End as a terminated process does, temporary folders removed."""
+    raise SystemExit(143)
+
+
+class _Interruption:
+    """Whether Ctrl-C was pressed: an exception raised inside a garbage-collection callback would be lost."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise what may have been lost."""
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 def _run(
@@ -149,7 +185,9 @@ def _run(
     case_json: str | None,
     out: Path | None,
 ) -> int:
+    interruption = _Interruption()
     profiles = _profiles(profile)
+    chosen = seed is not None or case_json is not None
     seed = _seed(seed)
     import torch
 
@@ -187,10 +225,18 @@ def _run(
         "environment": _flat(collect().to_dict()),
         "fingerprint": collect().key(),
     }
+    if not chosen:
+        sys.stderr.write(f"parity: seed {seed}\n")
     with _progress() as progress:
         total = sum(len(plan_cases(plan, pair)) for pair in pairs)
         task = progress.add_task("starting", total=total)
-        results = execute(plan, Results(meta), lambda name: progress.update(task, advance=1, description=name))
+
+        def on_case(name: str) -> None:
+            interruption.check()
+            progress.update(task, advance=1, description=name)
+
+        results = execute(plan, Results(meta), on_case)
+        interruption.check()
     if folder is not None:
         write_report(
             folder,
@@ -237,7 +283,12 @@ def _env(as_json: bool) -> int:
     if as_json:
         sys.stdout.write(to_json(environment, rows) + "\n")
     else:
-        Console().print(to_table(environment, rows))
+        out = Console()
+        out.print(to_table(environment, rows))
+        out.print(
+            "MLX's float64 is known to be float32 in part; the f64 rung replaces those functions by float64 ones.",
+            markup=False,
+        )
     return 0
 
 
@@ -247,7 +298,7 @@ def _rungs(choices: list[str] | None) -> list[RungName]:
     Raises:
         ConfigError: A rung is unknown.
     """
-    named = [name for choice in choices or RUNGS for name in choice.split(",")]
+    named = [name for choice in choices or RUNGS for name in map(str.strip, choice.split(","))]
     unknown = [name for name in named if name not in RUNGS]
     if unknown:
         raise ConfigError(f"unknown rung {unknown[0]!r}; allowed: {', '.join(RUNGS)}")
@@ -304,10 +355,14 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
         )
         if detailed and failure.detail:
             out.print(failure.detail, markup=False)
-    whole = sum(skip.cases is None for skip in results.skips)
-    if whole:
-        reasons = "; ".join(dict.fromkeys(skip.reason for skip in results.skips if skip.cases is None))
-        out.print(f"skipped {whole} combinations of component, profile and rung: {reasons}", markup=False)
+    for skips, what in (
+        ([skip for skip in results.skips if skip.cases is None], "combinations of component, profile and rung"),
+        ([skip for skip in results.skips if skip.cases], "runs of single cases"),
+    ):
+        if skips:
+            rungs = ", ".join(dict.fromkeys(skip.rung for skip in skips))
+            reasons = "; ".join(dict.fromkeys(skip.reason for skip in skips))
+            out.print(f"skipped {sum(skip.cases or 1 for skip in skips)} {what} ({rungs}): {reasons}", markup=False)
     where = f"; report in {folder}" if folder is not None else ""
     out.print(
         f"{results.verdict.upper()}: {len(results.rows)} tensors, {results.compared} elements compared, "

@@ -28,12 +28,9 @@ from parity.metrics import measure
 from parity.pairs import Pair
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
-from parity.tolerance import Scale, propagated, rounding_of
+from parity.tolerance import NOISE_DRAWS, Scale, propagated, rounding_of
 from parity.trace import Trace
 from parity.verdict import Judgement, failed, judge
-
-NOISE_DRAWS: Final = 8
-"""Perturbed runs behind every predicted noise; `propagated_rms` in `parity.tolerance` counts on their number."""
 
 LARGEST_VALUE: Final[Mapping[str, float]] = {"f16": 65504.0 / 8, "bf16": 2.0**60, "f32": 2.0**60}
 """A case is judged at a rung only if every operation of the float64 reference stays below this.
@@ -119,16 +116,14 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
         return Examination(dict.fromkeys(bench.truth.outputs, raised))
     reference, scales = bench.reference(rung), bench.scales(profile)
-    judgements = {
-        name: failed("the reference has no such tensor: it is compared with nothing")
-        for name in port
-        if name not in bench.truth
-    }
+    judgements = {}
     for name, truth in bench.truth.items():
         held = BY_DTYPE[reference[name].dtype]
         noise = _predicted(Noise(0.0, 0.0) if pair.fresh else bench.noise(rung)[name], truth.values, held)
         allowance = None if pair.fresh else propagated(noise.rms, noise.maximum, rung, held)
         judgements[name] = judge(truth, reference[name], port.get(name), rung, allowance, noise.rms, scales.get(name))
+    unpaired = [name for name in port if name not in bench.truth]
+    judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
     return Examination(judgements)
 
 

@@ -28,14 +28,16 @@ class InputSpec:
 
     Args:
         shape: Its shape.
-        kind: `float` (drawn from the case's family), `ids` (integers in [low, high)), `mask` (1 up to a random length
-            of each row, then 0) as integers, or `weight_mask`, the same as floats.
+        kind: `float` (drawn from the case's family), `ids` (integers in [low, high)), `labels` (the same with 0 and
+            -100, which are ignored, among them, and at least one that is not), `mask` (ones and zeros as integers:
+            padding on the right, on the left, or holes, and at least a one in each row), `weight_mask` (the same as
+            floats).
         positions: The axis along which a family varies; ignored for the other kinds.
         low, high: Range of `ids`.
     """
 
     shape: tuple[int, ...]
-    kind: Literal["float", "ids", "mask", "weight_mask"] = "float"
+    kind: Literal["float", "ids", "labels", "mask", "weight_mask"] = "float"
     positions: int = -1
     low: int = 0
     high: int = 2

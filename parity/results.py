@@ -10,8 +10,6 @@ from parity.cases import Case
 from parity.verdict import Judgement
 
 Verdict = Literal["pass", "fail", "skip"]
-Key = tuple[str, str, str]
-"""Component, profile, rung."""
 
 
 @dataclass

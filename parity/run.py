@@ -52,12 +52,24 @@ class Plan:
 
 
 def plan_cases(plan: Plan, pair: Pair) -> list[Case]:
-    """Return the cases of `pair`: those the plan names, or the corpus and what Hypothesis draws."""
+    """Return the cases of `pair`: those the plan names, or the corpus and what Hypothesis draws.
+
+    Raises:
+        CaseError: The pair draws a key that is not among its `keys`: its cases could not be rerun.
+    """
     if plan.cases:
         return [case for case in plan.cases if case.component == pair.name]
-    return list(
-        dict.fromkeys([*corpus_cases(pair, plan.seed), *draw_cases(pair, BUDGETS[plan.budget].cases, plan.seed)])
-    )
+    drawn = draw_cases(pair, BUDGETS[plan.budget].cases, plan.seed)
+    cases = list(dict.fromkeys([*corpus_cases(pair, plan.seed), *drawn]))
+    for case in cases:
+        _require_known_keys(pair, case)
+    return cases
+
+
+def _require_known_keys(pair: Pair, case: Case) -> None:
+    unknown = sorted(case.options.keys() - pair.keys)
+    if unknown:
+        raise CaseError(f"case of {pair.name} has unknown key {unknown[0]!r}; allowed: {', '.join(sorted(pair.keys))}")
 
 
 def require_buildable(pair: Pair, case: Case) -> None:
@@ -67,9 +79,7 @@ def require_buildable(pair: Pair, case: Case) -> None:
         CaseError: A size is missing or has a value that the pair cannot be built with.
         ConfigError: A switch of the model is unknown or not allowed.
     """
-    unknown = sorted(case.options.keys() - pair.keys)
-    if unknown:
-        raise CaseError(f"case of {pair.name} has unknown key {unknown[0]!r}; allowed: {', '.join(sorted(pair.keys))}")
+    _require_known_keys(pair, case)
     try:
         inputs = draw_inputs(pair, case)
         run_reference(pair, build_reference(pair, case.options, CANONICAL, "float64"), inputs, RUNGS["f64"])
@@ -193,7 +203,7 @@ class _PairRun:
         return left_out + single
 
     def _failures(self) -> list[Failure]:
-        """Describe every failing profile and rung, finest rung first, the one shrunk case shared wherever it fails too."""
+        """Describe every failing profile and rung, finest first; the one shrunk case is shared where it fails too."""
         shrunk: Case | None = None
         failures: list[Failure] = []
         places = [(profile, rung) for profile in self.profiles for rung in self.rungs]

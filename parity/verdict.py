@@ -106,6 +106,7 @@ def judge(
         gates["largest error"] = _over(metrics.max_abs, allowance.maximum)
     if scale is not None:
         gates |= _scale_gates(np.abs(port.values - truth.values), truth.values, scale, rung, held)
+    gates = {gate: math.inf if math.isnan(value) else value for gate, value in gates.items()}
     gate, ratio = max(gates.items(), key=lambda item: item[1])
     passed = all(value <= 1 for value in gates.values())
     return Judgement(

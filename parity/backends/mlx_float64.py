@@ -2,7 +2,8 @@
 
 At MLX 0.32.4 sin, exp, erf, softmax, layer_norm and conv1d of a float64 array return float64 values of float32
 accuracy, and the transforms return complex64: there is no complex128. A port judged at float64 on those would be
-accused falsely. `Float64Ops` puts float64 arithmetic in through the seam, so that what is left is the port's meaning.
+accused falsely. `Float64Library` computes the same functions in float64, one by one, behind the port's seam: every
+line of the port still runs, with the very arguments that MLX's functions would get.
 
 Source: ml-explore/mlx#4158, #3047; `parity env` measures it.
 """
@@ -19,7 +20,8 @@ import numpy as np
 import scipy.fft
 import scipy.special
 
-from mlx_impl.ops import Ops
+from mlx_impl.ops import Library, Ops
+from parity.spec.profile import CANONICAL, HyperProfile
 
 ERF_END: Final = 6.0
 """1 - erf(6) is 2e-17, below the float64 roundoff of 1."""
@@ -95,10 +97,22 @@ def _erf64_vjp(primals: mx.array, cotangents: mx.array, outputs: mx.array) -> mx
 
 @dataclass(frozen=True)
 class Float64Spectrum:
-    """Real and imaginary parts (..., n/2 + 1) of a half spectrum."""
+    """Real and imaginary parts (..., n/2 + 1) of a half spectrum, with the arithmetic of a complex array."""
 
     real: mx.array
     imag: mx.array
+
+    def __mul__(self, other: Float64Spectrum | float) -> Float64Spectrum:
+        """Elementwise product with a spectrum or a real number."""
+        if not isinstance(other, Float64Spectrum):
+            return Float64Spectrum(self.real * other, self.imag * other)
+        return Float64Spectrum(
+            self.real * other.real - self.imag * other.imag, self.real * other.imag + self.imag * other.real
+        )
+
+    def __add__(self, other: Float64Spectrum) -> Float64Spectrum:
+        """Elementwise sum."""
+        return Float64Spectrum(self.real + other.real, self.imag + other.imag)
 
 
 @functools.lru_cache(maxsize=64)
@@ -151,8 +165,8 @@ def _inverse_scale(n: int, norm: str) -> float:
     return {"backward": 1 / n, "ortho": 1 / math.sqrt(n), "forward": 1.0}[norm]
 
 
-class Float64Ops(Ops):
-    """The primitives of `Ops` in float64 arithmetic, for float64 arrays on the CPU; gradients go through."""
+class Float64Library(Library):
+    """MLX's functions in float64 arithmetic, for float64 arrays on the CPU; gradients go through."""
 
     def sin(self, x: mx.array) -> mx.array:
         """Sine; absolute error about 2 u for |x| up to 1000."""
@@ -172,16 +186,24 @@ class Float64Ops(Ops):
         return weights / mx.sum(weights, axis=axis, keepdims=True)
 
     def layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
-        """LayerNorm in two explicit passes."""
-        return self.two_pass_layer_norm(x, weight, bias, eps)
+        """LayerNorm over the last axis in two passes: the mean, then the biased variance of the differences."""
+        centred = x - mx.mean(x, axis=-1, keepdims=True)
+        variance = mx.mean(centred * centred, axis=-1, keepdims=True)
+        return centred / mx.sqrt(variance + eps) * weight + bias
 
-    def depthwise_conv(self, x: mx.array, weight: mx.array, bias: mx.array, padding: int) -> mx.array:
-        """Depthwise convolution as a sum of shifted products: y[t] = sum_i w[i] x[t + i - padding] + bias."""
+    def conv1d(self, x: mx.array, weight: mx.array, padding: int, groups: int) -> mx.array:
+        """Depthwise convolution as a sum of shifted products: y[t] = sum_i w[i] x[t + i - padding].
+
+        Raises:
+            ValueError: The convolution is not depthwise.
+        """
+        if groups != x.shape[-1] or weight.shape[0] != groups:
+            raise ValueError(f"only depthwise convolutions have a float64 form; got {groups} groups for x {x.shape}")
         taps = weight.shape[1]
         positions = x.shape[1] + 2 * padding - taps + 1
         padded = mx.pad(x, [(0, 0), (padding, padding), (0, 0)])
         shifted = [padded[:, tap : tap + positions] * weight[:, tap, 0] for tap in range(taps)]
-        return functools.reduce(mx.add, shifted) + bias
+        return functools.reduce(mx.add, shifted)
 
     def rfft(self, x: mx.array, n: int, norm: str) -> Float64Spectrum:
         """Half spectrum of real x (..., l), zero-padded or cut to n."""
@@ -192,28 +214,26 @@ class Float64Ops(Ops):
         return Float64Spectrum(real[..., :kept] * scale, imag[..., :kept] * scale)
 
     def irfft(self, spectrum: Float64Spectrum, n: int, norm: str) -> mx.array:
-        """Real signal (..., n): y[j] = Re sum_k w_k X[k] exp(2 pi i j k / n), w_k = 1 at DC and Nyquist, else 2."""
-        bins = spectrum.real.shape[-1]
+        """Real signal (..., n): y[j] = Re sum_k w_k X[k] exp(2 pi i j k / n), w_k = 1 at DC and Nyquist, else 2.
+
+        As in MLX, the half spectrum is cut or zero-padded to n // 2 + 1 bins first.
+        """
+        wanted = n // 2 + 1
+        real, imag = spectrum.real[..., :wanted], spectrum.imag[..., :wanted]
+        bins = real.shape[-1]
         weight = np.full(bins, 2.0)
         weight[0] = 1.0
-        if n % 2 == 0:
+        if n % 2 == 0 and bins == wanted:
             weight[-1] = 1.0
         weights = mx.array(weight * _inverse_scale(n, norm), dtype=mx.float64)
-        pad = [(0, 0)] * (spectrum.real.ndim - 1) + [(0, n - bins)]
-        return _dft(mx.pad(spectrum.real * weights, pad), mx.pad(spectrum.imag * weights, pad), sign=1)[0]
+        pad = [(0, 0)] * (real.ndim - 1) + [(0, n - bins)]
+        return _dft(mx.pad(real * weights, pad), mx.pad(imag * weights, pad), sign=1)[0]
 
-    def spectrum_product(self, x: Float64Spectrum, y: Float64Spectrum) -> Float64Spectrum:
-        """Elementwise complex product."""
-        return Float64Spectrum(x.real * y.real - x.imag * y.imag, x.real * y.imag + x.imag * y.real)
-
-    def spectrum_sum(self, x: Float64Spectrum, y: Float64Spectrum) -> Float64Spectrum:
-        """Elementwise complex sum."""
-        return Float64Spectrum(x.real + y.real, x.imag + y.imag)
-
-    def spectrum_conjugate(self, x: Float64Spectrum) -> Float64Spectrum:
+    def conjugate(self, spectrum: Float64Spectrum) -> Float64Spectrum:
         """Elementwise complex conjugate."""
-        return Float64Spectrum(x.real, -x.imag)
+        return Float64Spectrum(spectrum.real, -spectrum.imag)
 
-    def spectrum_scale(self, x: Float64Spectrum, factor: float) -> Float64Spectrum:
-        """Product with a real number."""
-        return Float64Spectrum(x.real * factor, x.imag * factor)
+
+def float64_ops(profile: HyperProfile = CANONICAL) -> Ops:
+    """Return the port's primitives over the float64 library."""
+    return Ops(profile, Float64Library())

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_impl.ops import Ops
 from mlx_impl.precision import cast
 from parity.backends.convert import MLX_DTYPES, mlx_from_numpy, numpy_from_mlx
-from parity.backends.mlx_float64 import Float64Ops
+from parity.backends.mlx_float64 import float64_ops
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
@@ -30,7 +30,7 @@ def build_port(
         WeightsError: The state dict does not map one to one onto the port.
         NotImplementedYetError: The profile names a kernel that does not exist yet.
     """
-    ops = Float64Ops(profile) if rung.name == "f64" else Ops(profile)
+    ops = float64_ops(profile) if rung.name == "f64" else Ops(profile)
     with mx.stream(mx.cpu):
         module: nn.Module = pair.port(structure, profile, ops)
         cast(module, MLX_DTYPES[rung.dtype])

@@ -68,9 +68,31 @@ def _draw_input(name: str, spec: InputSpec, case: Case) -> AnyArray:
         return _finite(to_grid(values, case), name, case)
     if spec.kind == "ids":
         return rng.integers(spec.low, spec.high, spec.shape)
-    lengths = rng.integers(1, spec.shape[1] + 1, (spec.shape[0], 1))
-    mask = (np.arange(spec.shape[1]) < lengths).astype(np.int64)
+    if spec.kind == "labels":
+        return _labels(rng, spec)
+    mask = _mask(rng, spec.shape).astype(np.int64)
     return mask.astype(np.float64) if spec.kind == "weight_mask" else mask
+
+
+IGNORED_LABELS = (0, -100)
+"""Labels that enter no loss: padding, and what PyTorch's cross-entropy ignores by default."""
+
+
+def _labels(rng: np.random.Generator, spec: InputSpec) -> AnyArray:
+    labels: AnyArray = rng.integers(1, spec.high, spec.shape)
+    ignored = rng.choice(IGNORED_LABELS, spec.shape)
+    chosen: AnyArray = np.where(rng.random(spec.shape) < 0.4, ignored, labels)
+    chosen.flat[0] = labels.flat[0]
+    return chosen
+
+
+def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> AnyArray:
+    """Rows padded on the right, on the left, or with holes, one form for the whole array; no row is empty."""
+    rows, positions = shape
+    place, form = np.arange(positions), int(rng.integers(3))
+    lengths, kept = rng.integers(1, positions + 1, (rows, 1)), rng.integers(positions, size=(rows, 1))
+    holes = (rng.random(shape) < 0.5) | (place == kept)
+    return np.asarray((place < lengths, place >= positions - lengths, holes)[form])
 
 
 def _int32(scale: int) -> int:

@@ -87,8 +87,10 @@ class Case:
             raise CaseError(f"unknown family {family!r}; allowed: {', '.join(FAMILIES)}")
         if not all(rung in RUNGS for rung in rungs):
             raise CaseError(f"unknown ladder {ladder!r}; allowed: rungs {', '.join(RUNGS)} joined by commas")
-        if type(scale) is not int or type(seed) is not int or seed < 0:
-            raise CaseError(f"scale and seed must be integers, seed not negative; got {scale!r} and {seed!r}")
+        if type(scale) is not int or type(seed) is not int or not 0 <= seed < 2**63:
+            raise CaseError(
+                f"scale and seed must be integers, seed not negative and below 2**63; got {scale!r} and {seed!r}"
+            )
         nested = [name for name, value in data.items() if not isinstance(value, int | float | str)]
         if nested:
             raise CaseError(f"sizes and switches must be plain values; got {nested[0]} = {data[nested[0]]!r}")

@@ -1,7 +1,7 @@
 """Input families: shapes of data that make different errors visible.
 
-Each is a function (generator, shape, axis) -> float64 array; `axis` is the axis of positions. What each is blind to,
-and which bug it shows, is measured in the tests of the harness.
+Each is a function (generator, shape, axis) -> float64 array; `axis` is the axis of positions. Zeros, constants and unit
+variance each hide some bug, which is why there are several.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def render_markdown(results: Results) -> str:
         autoescape=False,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=_number, cell=_cell, bits=_bits)
+    environment.filters.update(number=_number, cell=_cell, bits=_bits, code=_code)
     template = environment.get_template("report.md.jinja")
     for per_table, failures in ((12, 30), (4, 30), (1, 10)):
         text = template.render(_context(results, per_table, failures))
@@ -107,3 +107,9 @@ def _cell(text: object) -> str:
     """Escape what would end a table cell or a code span, or start HTML."""
     line = " ".join(str(text).splitlines())
     return line.replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
+
+
+def _code(text: object) -> str:
+    """Return `text` as a code span outside a table: a pipe stands as it is there."""
+    line = " ".join(str(text).splitlines()).replace("`", "'").replace("<", "&lt;")
+    return f"`{line}`"

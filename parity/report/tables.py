@@ -35,6 +35,8 @@ def layers_frame(results: Results) -> pd.DataFrame:
             rows += found
         for row in found:
             row["cases_skipped"] += skip.cases
+    unmeasured = dict.fromkeys(("ratio", "scaled_error", "conditioning"))
+    rows = [{**row, **unmeasured} if row["verdict"] == "skip" else row for row in rows]
     return pd.DataFrame(rows, columns=columns)
 
 

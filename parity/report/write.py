@@ -16,7 +16,9 @@ REPORT_FILES: Final = ("layers.csv", "report.md", SUMMARY)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make `folder` and prove that it can be written to.
+    """Make `folder`, prove that it can be written to, and take an older report's summary away.
+
+    A run that is killed then leaves no report, rather than one that somebody could take for its own.
 
     Raises:
         OutputError: It cannot; nothing was run yet.
@@ -25,6 +27,7 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".parity-"):
             pass
+        (folder / SUMMARY).unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OutputError(

@@ -137,7 +137,10 @@ def load_profile(choice: str | None = None) -> HyperProfile:
             f"unknown profile {choice!r}; allowed: {', '.join(profile_names())}, or the path of a .json file"
         )
     text = (_profile_folder() / f"{choice}.json").read_text(encoding="utf-8")
-    return _from_text(text, source=f"profile {choice!r}")
+    profile = _from_text(text, source=f"profile {choice!r}")
+    if profile.name != choice:
+        raise ProfileError(f"the file of profile {choice!r} calls itself {profile.name!r}; file and name must agree")
+    return profile
 
 
 class _RepeatedKeyError(Exception):

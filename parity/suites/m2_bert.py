@@ -125,6 +125,7 @@ def _channels(structure: Structure) -> dict[str, InputSpec]:
 
 # Hidden sizes begin at 3: a LayerNorm of two channels gives +-1 whatever its input, a sign and no measure of error.
 BATCHES = st.integers(1, 3)
+EPSILONS = st.sampled_from((1e-12, 1e-5))
 LENGTHS = st.sampled_from((1, 2, 3, 5, 8, 11, 13, 16))
 
 
@@ -441,19 +442,68 @@ HYENA_FILTER = _pair(
             "linear_mixer": True,
             "bidirectional": True,
         },
+        {
+            "batch": 2,
+            "d_model": 5,
+            "L": 7,
+            "seq_len": 9,
+            "emb_dim": 5,
+            "order": 6,
+            "w": 10,
+            "w_mod": 2,
+            "shift": 0.25,
+            "bidirectional": False,
+        },
+        {
+            "batch": 1,
+            "d_model": 5,
+            "L": 8,
+            "seq_len": 8,
+            "emb_dim": 7,
+            "order": 6,
+            "w": 1,
+            "normalized": True,
+            "bidirectional": True,
+        },
+        {
+            "batch": 1,
+            "d_model": 4,
+            "L": 6,
+            "seq_len": 6,
+            "emb_dim": 5,
+            "order": 4,
+            "w": 10,
+            "num_inner_mlps": 1,
+            "bias": False,
+            "bidirectional": False,
+        },
+        {
+            "batch": 1,
+            "d_model": 4,
+            "L": 5,
+            "seq_len": 8,
+            "emb_dim": 3,
+            "order": 4,
+            "w": 1,
+            "modulate": False,
+            "bidirectional": True,
+        },
     ),
     inputs=_channels,
 )
 
 
 def _call_buffers(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    return {"t": module.pos_emb.t, "deltas": module.modulation.deltas, "z": module.pos_emb.z}
+    network = module.implicit_filter
+    act = network.layers[1] if hasattr(network, "layers") else network[1]
+    return {"t": module.pos_emb.t, "deltas": module.modulation.deltas, "freq": act.freq, "z": module.pos_emb.z}
 
 
 def _buffer_scales(structure: Structure, _profile: HyperProfile, state: Arrays, _inputs: Arrays) -> dict[str, Scale]:
     return {
         "t": grid_scale(state["pos_emb.t"]),
         "deltas": grid_scale(state["modulation.deltas"]),
+        "freq": grid_scale(state["implicit_filter.1.freq"]),
         "z": positions_scale((structure["emb_dim"] - 1) // 2),
     }
 
@@ -469,10 +519,14 @@ HYENA_BUFFERS = _pair(
             "emb_dim": st.sampled_from((3, 5, 7, 9)),
             "seq_len": st.sampled_from((1, 2, 3, 7, 16, 21, 127, 128)),
             "order": st.just(2),
+            "w": st.sampled_from((1, 10, 14)),
+            "target": st.sampled_from((0.01, 0.1)),
+            "fast_decay_pct": st.sampled_from((0.3, 0.5)),
+            "slow_decay_pct": st.sampled_from((1.5, 1.0)),
         }
     ),
     corpus=(
-        {"d_model": 8, "emb_dim": 5, "seq_len": 16, "order": 2},
+        {"d_model": 8, "emb_dim": 5, "seq_len": 16, "order": 2, "w": 14, "target": 0.1, "fast_decay_pct": 0.5},
         {"d_model": 768, "emb_dim": 5, "seq_len": 128, "order": 2},
         {"d_model": 3, "emb_dim": 3, "seq_len": 1, "order": 2},
         {"d_model": 2, "emb_dim": 9, "seq_len": 1000, "order": 2},
@@ -515,6 +569,8 @@ def _mixer_structures(draw: st.DrawFn) -> dict[str, Any]:
         "residual_long_conv": draw(st.booleans()),
         "hyena_emb_dim": draw(st.sampled_from((3, 5, 7))),
         "hyena_filter_order": draw(st.integers(2, 10)),
+        "hyena_w": draw(st.sampled_from((10, 1))),
+        "hyena_w_mod": draw(st.sampled_from((1, 2))),
         "hyena_training_additions": draw(st.sampled_from((False, False, True))),
     }
 
@@ -535,6 +591,7 @@ MONARCH_MIXER = _pair(
             "residual_long_conv": True,
             "hyena_emb_dim": 5,
         },
+        {"batch": 1, "d_model": 7, "L": 9, "l_max": 11, "bidirectional": True, "hyena_w": 1, "hyena_w_mod": 2},
         {
             "batch": 2,
             "d_model": 8,
@@ -586,6 +643,7 @@ MLP = _pair(
             "intermediate_size": st.integers(2, 40),
             "use_monarch_mlp": st.booleans(),
             "monarch_mlp_nblocks": st.sampled_from((1, 2, 3, 4)),
+            "layer_norm_eps": EPSILONS,
         }
     ),
     corpus=(
@@ -664,9 +722,12 @@ def _model_structures(draw: st.DrawFn, layers: int = 1, tokens: bool = False) ->
         "use_monarch_mlp": draw(st.booleans()),
         "monarch_mlp_nblocks": draw(st.sampled_from((1, 3, 4))),
         "hyena_training_additions": draw(st.sampled_from((False, False, True))),
+        "hyena_w_mod": draw(st.sampled_from((1, 2))),
+        "layer_norm_eps": draw(EPSILONS),
     }
     if tokens:
         structure["use_positional_encodings"] = draw(st.booleans())
+        structure["type_vocab_size"] = draw(st.sampled_from((2, 1, 3)))
     return structure
 
 
@@ -698,6 +759,16 @@ MODEL_CORPUS: Final[tuple[Structure, ...]] = (
         "hyena_training_additions": True,
         **PUBLISHED,
     },
+    {
+        "batch": 1,
+        "L": 7,
+        "hidden_size": 9,
+        "intermediate_size": 14,
+        "hyena_w_mod": 2,
+        "layer_norm_eps": 1e-5,
+        **PUBLISHED,
+        "use_monarch_mlp": False,
+    },
 )
 
 LAYER = _pair(
@@ -713,7 +784,7 @@ ENCODER = _pair(
     _build("BertEncoder"),
     _call_x,
     structures=_model_structures(layers=2),
-    corpus=({**MODEL_CORPUS[0], "num_hidden_layers": 3}, MODEL_CORPUS[3]),
+    corpus=({**MODEL_CORPUS[0], "num_hidden_layers": 3}, MODEL_CORPUS[3], MODEL_CORPUS[5]),
     inputs=_hidden_states,
 )
 
@@ -726,7 +797,8 @@ def _tokens(structure: Structure, **more: InputSpec) -> dict[str, InputSpec]:
 
 
 def _tokens_and_types(structure: Structure) -> dict[str, InputSpec]:
-    return _tokens(structure, tt=InputSpec((structure["batch"], structure["L"]), "ids", high=2))
+    types = model_config(structure).type_vocab_size
+    return _tokens(structure, tt=InputSpec((structure["batch"], structure["L"]), "ids", high=types))
 
 
 EMBEDDINGS = _pair(
@@ -740,6 +812,8 @@ EMBEDDINGS = _pair(
             "vocab_size": st.integers(1, 30),
             "hidden_size": st.integers(3, 24),
             "use_positional_encodings": st.booleans(),
+            "type_vocab_size": st.sampled_from((2, 1, 3)),
+            "layer_norm_eps": EPSILONS,
         }
     ),
     corpus=(
@@ -756,6 +830,7 @@ HEAD_STRUCTURES = st.fixed_dictionaries(
         "hidden_size": st.integers(3, 24),
         "intermediate_size": st.integers(2, 24),
         "vocab_size": st.integers(2, 40),
+        "layer_norm_eps": EPSILONS,
     }
 )
 HEAD_CORPUS: Final[tuple[Structure, ...]] = (
@@ -827,7 +902,7 @@ def _call_masked_lm(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _masked_lm_inputs(structure: Structure) -> dict[str, InputSpec]:
     shape = (structure["batch"], structure["L"])
-    labels = InputSpec(shape, "ids", low=1, high=model_config(structure).vocab_size)
+    labels = InputSpec(shape, "labels", high=model_config(structure).vocab_size)
     return {**_tokens_and_types(structure), "lab": labels}
 
 
@@ -836,7 +911,7 @@ MASKED_LM = _pair(
     _build("BertForMaskedLM"),
     _call_masked_lm,
     structures=_model_structures(layers=2, tokens=True),
-    corpus=MODEL_CORPUS[:2],
+    corpus=(*MODEL_CORPUS[:2], {**MODEL_CORPUS[5], "type_vocab_size": 3, "use_positional_encodings": False}),
     inputs=_masked_lm_inputs,
 )
 
@@ -858,6 +933,7 @@ SEQUENCE_CLASSIFICATION = _pair(
         MODEL_CORPUS[0],
         {**MODEL_CORPUS[1], "pool_all": True},
         {**MODEL_CORPUS[3], "use_cls_token": True, "use_normalized_embeddings": True},
+        {**MODEL_CORPUS[5], "attention_pooling": True},
     ),
     inputs=lambda structure: _tokens(structure, mask=InputSpec((structure["batch"], structure["L"]), "mask")),
 )

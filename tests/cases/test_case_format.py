@@ -83,10 +83,13 @@ MISTAKES: Final = {
     "empty ladder": (malformed(ladder=""), "unknown ladder ''"),
     "ladder no text": (malformed(ladder=64), "unknown ladder 64"),
     "ladder with blanks": (malformed(ladder="f64, f32"), "unknown ladder 'f64, f32'"),
-    "fractional scale": (malformed(scale=0.5), "scale and seed must be integers, seed not negative; got 0.5 and 7"),
+    "fractional scale": (
+        malformed(scale=0.5),
+        "scale and seed must be integers, seed not negative and below 2..63; got 0.5 and 7",
+    ),
     "scale no number": (malformed(scale="0"), "scale and seed must be integers.*got '0' and 7"),
     "scale a switch": (malformed(scale=True), "scale and seed must be integers.*got True and 7"),
-    "negative seed": (malformed(seed=-1), "seed not negative; got -3 and -1"),
+    "negative seed": (malformed(seed=-1), "seed not negative and below 2..63; got -3 and -1"),
     "fractional seed": (malformed(seed=1.0), "scale and seed must be integers.*got -3 and 1.0"),
     "seed null": (malformed(seed=None), "got -3 and None"),
 }

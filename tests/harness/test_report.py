@@ -375,7 +375,8 @@ def test_a_folder_at_or_under_a_regular_file_is_refused(below: str, tmp_path: Pa
     assert contents(tmp_path) == {"file": "mine"}
 
 
-def test_preparing_a_folder_keeps_what_is_in_it(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text("old", encoding="utf-8")
+def test_preparing_a_folder_takes_an_older_summary_away_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("summary.json", "layers.csv", "mine.txt"):
+        (tmp_path / name).write_text("old", encoding="utf-8")
     prepare_folder(tmp_path)
-    assert contents(tmp_path) == {"summary.json": "old"}
+    assert contents(tmp_path) == {"layers.csv": "old", "mine.txt": "old"}
