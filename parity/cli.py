@@ -160,18 +160,22 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 class _Interruption:
-    """Whether Ctrl-C was pressed: an exception raised inside a garbage-collection callback would be lost."""
+    """Ctrl-C, noted by the handler and raised at the next safe point; a second one is raised at once.
+
+    Raised wherever it arrives, it can fall into a garbage-collection callback, where Python prints and drops it.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         signal.signal(signal.SIGINT, self._note)
 
     def _note(self, _number: int, _frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
         self.asked = True
-        raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise what may have been lost."""
+        """Raise what was noted."""
         if self.asked:
             raise KeyboardInterrupt
 
@@ -232,10 +236,9 @@ def _run(
         task = progress.add_task("starting", total=total)
 
         def on_case(name: str) -> None:
-            interruption.check()
             progress.update(task, advance=1, description=name)
 
-        results = execute(plan, Results(meta), on_case)
+        results = execute(plan, Results(meta), on_case, interruption.check)
         interruption.check()
     if folder is not None:
         write_report(

@@ -89,8 +89,13 @@ def require_buildable(pair: Pair, case: Case) -> None:
         raise CaseError(f"{pair.name} cannot be built from {case.to_json()}: {error}") from None
 
 
-def execute(plan: Plan, results: Results, on_case: Callable[[str], object] = str) -> Results:
-    """Run the plan into `results`; `on_case` is called after every case, with its component."""
+def execute(
+    plan: Plan, results: Results, on_case: Callable[[str], object] = str, check: Callable[[], object] = bool
+) -> Results:
+    """Run the plan into `results`.
+
+    `on_case` is called after every case, with its component; `check` before every examination: it may raise to stop.
+    """
     built = []
     for profile in plan.profiles:
         try:
@@ -100,7 +105,7 @@ def execute(plan: Plan, results: Results, on_case: Callable[[str], object] = str
         else:
             built.append(profile)
     for pair in plan.pairs if built else ():
-        _PairRun(plan, pair, built).execute(results, on_case)
+        _PairRun(plan, pair, built, check).execute(results, on_case)
     return results
 
 
@@ -110,8 +115,8 @@ NO_CASE: Final = "the pair has no case at all: neither a corpus nor drawn ones"
 class _PairRun:
     """All cases of one pair under the built profiles."""
 
-    def __init__(self, plan: Plan, pair: Pair, profiles: Sequence[HyperProfile]) -> None:
-        self.plan, self.pair, self.profiles = plan, pair, profiles
+    def __init__(self, plan: Plan, pair: Pair, profiles: Sequence[HyperProfile], check: Callable[[], object]) -> None:
+        self.plan, self.pair, self.profiles, self.check = plan, pair, profiles, check
         self.rungs = [rung for rung in RUNGS if rung in plan.rungs and rung in pair.only_rungs]
         self.cases = plan_cases(plan, pair)
         self.rows: dict[tuple[str, str, str], Row] = {}
@@ -140,6 +145,7 @@ class _PairRun:
             distance = fidelity(bench, canonical)
             self.distances[profile.name] = max(distance, self.distances.get(profile.name, 0.0))
             for rung in rungs:
+                self.check()
                 self._gather(case, profile, rung, examine(bench, profile, RUNGS[rung]), bench.truth.outputs)
 
     def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
@@ -239,6 +245,7 @@ class _PairRun:
         return shrink_case(self.pair, lambda case: self._fails(case, profile, rung), self.plan.seed, effort)
 
     def _fails(self, case: Case, profile: HyperProfile, rung: RungName) -> bool:
+        self.check()
         if rung not in case.ladder:
             return False
         return first_bad(examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
