@@ -1,10 +1,11 @@
 """How far rounding may carry: the float64 reference with every operation's inputs perturbed by its own error model.
 
 Each arithmetic operation's float inputs are multiplied by 1 + a xi, xi uniform in [-1, 1], before it runs in float64.
-The amplitude is a = u * growth(operation, shape), u the rung's own unit roundoff, so that saturation is felt as well;
-at f64 it is a larger one, and the response is scaled back. What arrives at a tensor is the error that a faithful
-implementation at that rung makes there, whatever the conditioning in between. That is the S(data) of composites: it
-needs no constant per layer or model.
+The amplitude is a = u * growth(operation, shape), u the rung's own unit roundoff, so that saturation is felt as well.
+Results of sums are perturbed besides, by what their partial sums say (`parity.backends.summation`). At f64 u is taken
+larger, and the response is scaled back. What arrives at a tensor is the error that a faithful implementation at that
+rung makes there, whatever the conditioning in between. That is the S(data) of composites: it needs no constant per
+layer or model.
 
 Inputs rather than outputs are perturbed, since that is the backward-error view: relative noise on the factors of a
 product sum gives u * sqrt(sum (x w)^2), also where the sum cancels, and relative noise on the samples of a transform
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 from parity.backends.reference import run_reference
+from parity.backends.summation import sum_errors
 from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
@@ -105,36 +107,39 @@ class _Perturb(WideAware):
         name = func._schema.name.removeprefix("aten::")
         if name in EXACT:
             return func(*args, **(kwargs or {}))
-        half = self.rung.is_half and not self.wide
-        growth = growth_of(name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)], half)
-        amplitude = self.epsilon * growth
-        floor = self.rung.tiny
-        if self.rung.is_half and self.wide:
-            amplitude *= RUNGS["f32"].u / self.rung.u
-            floor = RUNGS["f32"].tiny
+        narrow = self.rung.is_half and not self.wide
+        growth = growth_of(name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)], narrow)
+        unit = self.epsilon if narrow or not self.rung.is_half else RUNGS["f32"].u
+        floor = self.rung.tiny if narrow or not self.rung.is_half else RUNGS["f32"].tiny
         if func._schema.is_mutable:  # its first operand must stay the very tensor that others see change
             result = func(*args, **(kwargs or {}))
-            return result.copy_(self._noisy(result, amplitude, floor))
-        result = func(*(self._noisy(a, amplitude, floor) for a in args), **(kwargs or {}))
+            return result.copy_(self._noisy(result, unit * growth, floor))
+        result = func(*(self._noisy(a, unit * growth, floor) for a in args), **(kwargs or {}))
         if name == "native_layer_norm":
-            return (self._noisy_norm(result, args, amplitude, growth), *result[1:])
+            result = (self._noisy_norm(result, args[3], unit), *result[1:])
         if name == "gelu":
-            return result + GELU_OUTPUT * amplitude / growth * args[0].abs() * self._uniform(result)
-        return result
+            result = result + GELU_OUTPUT * unit * args[0].abs() * self._uniform(result)
+        return self._noisy_sums(name, args, result, RUNGS["f32"].u if self.rung.is_half else self.epsilon)
 
-    def _noisy_norm(self, result: Any, args: Any, amplitude: float, growth: float) -> torch.Tensor:
-        """Perturb a LayerNorm's result by what noise on its input cannot stand for.
+    def _noisy_norm(self, result: Any, bias: torch.Tensor, unit: float) -> torch.Tensor:
+        """Perturb the steps of a LayerNorm's x_hat * weight + bias, for which noise on its input cannot stand.
 
-        Of two channels the normalised values are +-1 whatever the input. What rounds is the mean, which shifts a whole
-        row by growth * u * |mean| / sigma, and the steps of x_hat * weight + bias.
+        Of two channels the normalised values are +-1 whatever the input.
         """
-        x, _, weight, bias, _ = args
-        out: torch.Tensor
-        out, mean, inverse_sigma = result
+        out: torch.Tensor = result[0]
         steps = (out - bias).abs() + bias.abs()
-        shift = weight.abs() * (mean.abs().clamp(min=x.abs().mean(-1, keepdim=True)) * inverse_sigma)
-        steps_noise = LAYER_NORM_OUTPUT * amplitude / growth * steps * self._uniform(steps)
-        return out + steps_noise + amplitude * shift * self._uniform(mean)
+        return out + LAYER_NORM_OUTPUT * unit * steps * self._uniform(steps)
+
+    def _noisy_sums(self, name: str, args: Any, result: Any, unit: float) -> Any:
+        """Perturb what the operation's sums leave in its results; with sixteen bits sums run in float32."""
+        errors = sum_errors(name, args, result)
+        if not errors:
+            return result
+        parts = list(result) if isinstance(result, tuple) else [result]
+        for error in errors:
+            random = torch.rand(error.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
+            parts[error.output] = parts[error.output] + unit * error.scale * random
+        return tuple(parts) if isinstance(result, tuple) else parts[0]
 
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
         if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
