@@ -137,20 +137,22 @@ class _Perturb(WideAware):
             return result
         parts = list(result) if isinstance(result, tuple) else [result]
         for error in errors:
-            random = torch.rand(error.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
-            parts[error.output] = parts[error.output] + unit * error.scale * random
+            parts[error.output] = parts[error.output] + unit * error.scale * self._random(error.shape)
         return tuple(parts) if isinstance(result, tuple) else parts[0]
 
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
         if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
-        size = value.abs().clamp(min=floor)
+        size = value.abs().clamp_(min=floor).mul_(amplitude)
         if value.is_complex():
-            return value + amplitude * size * torch.complex(self._uniform(size), self._uniform(size))
-        return value + amplitude * size * self._uniform(size)
+            return value + size * torch.complex(self._uniform(size), self._uniform(size))
+        return value + size.mul_(self._uniform(size))
 
     def _uniform(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.rand(like.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
+        return self._random(tuple(like.shape))
+
+    def _random(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.rand(shape, generator=self.generator, dtype=torch.float64).mul_(2).sub_(1)
 
 
 def predict_noise(
