@@ -39,6 +39,13 @@ def golden(session: nox.Session) -> None:
 
 
 @nox.session
+def false_alarms(session: nox.Session) -> None:
+    """Count the false alarms of 1,000 runs of a right port: some hours. Arguments go to `parity calibrate`."""
+    install(session)
+    session.run("parity", "calibrate", *(session.posargs or ["--runs", "1000", "--jobs", "2"]))
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the direction of imports."""
     install(session, "lint")

@@ -82,7 +82,7 @@ def from_state(model: nn.Module, state: Mapping[str, mx.array]) -> dict[str, mx.
     used = {name: tensor for name, tensor in state.items() if set_aside_reason(name) is None}
     problems = [f"missing {name}" for name in sorted((targets.keys() | aliases.keys()) - used.keys())]
     problems += [f"left over {name}" for name in sorted(used.keys() - targets.keys() - aliases.keys())]
-    problems += [f"NaN or infinity in {name}" for name, tensor in sorted(used.items()) if not _is_finite(tensor)]
+    problems += [f"NaN or infinity in {name}" for name in _not_finite(used)]
     problems += _disagreements(used, aliases)
     moved = {name: move_axes(name, used[name]) for name in targets if name in used}
     problems += [
@@ -119,8 +119,15 @@ def move_axes(name: str, tensor: mx.array) -> mx.array:
     return tensor if move is None else move(tensor)
 
 
-def _is_finite(tensor: mx.array) -> bool:
-    return not mx.issubdtype(tensor.dtype, mx.floating) or bool(mx.all(mx.isfinite(tensor)))
+def _not_finite(tensors: Mapping[str, mx.array]) -> list[str]:
+    """Names of the tensors with a NaN or an infinity; all are evaluated at once, which one by one would be slow."""
+    finite = {
+        name: mx.all(mx.isfinite(tensor))
+        for name, tensor in sorted(tensors.items())
+        if mx.issubdtype(tensor.dtype, mx.floating)
+    }
+    mx.eval(finite)
+    return [name for name, all_finite in finite.items() if not all_finite]
 
 
 def _disagreements(used: Mapping[str, mx.array], aliases: Mapping[str, str]) -> list[str]:

@@ -123,6 +123,25 @@ def env(
     raise typer.Exit(_guarded(lambda: _env(as_json)))
 
 
+@app.command()
+def calibrate(
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="[TARGET]...", help="Components; all by default.")
+    ] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="Profiles by name; canonical by default.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How many runs, each with a seed of its own.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="The first seed.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every stratum as JSON.")] = False,
+) -> None:
+    """Count how often the port as it stands is accused: every failure of a right port is a false alarm.
+
+    Each run tests the strata of the accuracy test and puts one drawn case of every component to the absolute gates.
+    Exit status 1 if there was a false alarm. 1,000 runs of everything take some hours of one core.
+    """
+    raise typer.Exit(_guarded(lambda: _calibrate(targets or [], profile or ["canonical"], runs, seed, jobs, as_json)))
+
+
 def main() -> None:
     """Entry point of the `parity` command; what a terminal cannot show is replaced, not a reason to stop."""
     for stream in (sys.stdout, sys.stderr):
@@ -253,6 +272,20 @@ def _run(
     return results.exit_code
 
 
+def _calibrate(targets: list[str], profiles: list[str], runs: int, seed: int, jobs: int, as_json: bool) -> int:
+    from parity.calibrate_command import print_calibration, run_calibration
+    from parity.spec.profile import load_profile, require_built
+    from parity.suites import select
+
+    select(targets)
+    for name in profiles:
+        require_built(load_profile(name))
+    with _progress() as progress:
+        calibration = run_calibration(targets, profiles, seed, runs, jobs, progress)
+    print_calibration(calibration, as_json)
+    return 1 if calibration.alarms else 0
+
+
 def _golden(folder: Path, as_json: bool) -> int:
     import torch
 
@@ -344,7 +377,7 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
     out = Console(highlight=False, soft_wrap=True)
     if detailed:
         for row in results.rows:
-            status = "ok  " if row.verdict == "pass" else "FAIL"
+            status = {"pass": "ok  ", "ill-conditioned": "ill "}.get(row.verdict, "FAIL")
             out.print(
                 f"{status} {row.rung:4} {row.tensor:50} error/allowed {row.ratio:.3g} "
                 f"port {_short(row.port_rel_l2)} reference {_short(row.reference_rel_l2)} {row.reason}",
@@ -356,6 +389,8 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
             f"{failure.reason}; {failure.cases_failed} of {failure.cases} cases\n  again: {failure.rerun}",
             markup=False,
         )
+        if failure.meaning is not None:
+            out.print(f"  {failure.meaning.sentence}; worst ratio {failure.worst_ratio:.3g}", markup=False)
         if detailed and failure.detail:
             out.print(failure.detail, markup=False)
     for skips, what in (
@@ -366,12 +401,21 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
             rungs = ", ".join(dict.fromkeys(skip.rung for skip in skips))
             reasons = "; ".join(dict.fromkeys(skip.reason for skip in skips))
             out.print(f"skipped {sum(skip.cases or 1 for skip in skips)} {what} ({rungs}): {reasons}", markup=False)
+    if results.assessments:
+        out.print(_accuracy_line(results), markup=False)
     where = f"; report in {folder}" if folder is not None else ""
     out.print(
         f"{results.verdict.upper()}: {len(results.rows)} tensors, {results.compared} elements compared, "
         f"{len(results.failures)} failures, seed {results.meta['seed']}{where}",
         markup=False,
     )
+
+
+def _accuracy_line(results: Any) -> str:
+    compared = [assessment for assessment in results.assessments if not assessment.skipped]
+    inferior = sum(not assessment.passed for assessment in compared)
+    cases = sum(assessment.cases for assessment in compared)
+    return f"accuracy: {len(compared)} strata, {cases} cases, {inferior} less accurate than the reference"
 
 
 def _golden_line(report: Any) -> str:

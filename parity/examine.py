@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,24 +13,37 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from parity.accuracy import Ratio, error_bits
+from parity.backends.conditioning import jitter_kappa
 from parity.backends.noise import Noise, predict_noise
-from parity.backends.port import build_port, run_port
+from parity.backends.port import build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
     build_reference,
     fill_reference,
     fresh_parameters,
     run_reference,
+    run_reference_outputs,
     state_of,
 )
 from parity.backends.truth import compute_truth
 from parity.cases import Case, draw_inputs, draw_parameters
-from parity.metrics import measure
+from parity.meaning import Meaning, classify
+from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
-from parity.tolerance import NOISE_DRAWS, Scale, propagated, rounding_of
-from parity.trace import Trace
+from parity.tolerance import (
+    NOISE_DRAWS,
+    REFINE_FROM,
+    REFINE_TO,
+    REFINED_DRAWS,
+    Scale,
+    constant,
+    propagated,
+    rounding_of,
+)
+from parity.trace import Trace, TracedTensor
 from parity.verdict import Judgement, failed, judge
 
 LARGEST_VALUE: Final[Mapping[str, float]] = {"f16": 65504.0 / 8, "bf16": 2.0**60, "f32": 2.0**60}
@@ -65,28 +79,48 @@ class Bench:
         truth = compute_truth(pair, self.module, self.inputs)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
-        self._noise: dict[str, Mapping[str, Noise]] = {}
+        self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
+        self._main_outputs: dict[str, TracedTensor] = {}
+        self._kappa: Mapping[str, float] | None = None
 
     def reference(self, rung: Rung) -> Trace:
         """Return the reference's trace at `rung`; at f64 it is the truth."""
         if rung.name == "f64":
             return self.truth
         if rung.name not in self._references:
-            module = (
-                build_reference(self.pair, self.case.options, self.profile)
-                if self.pair.fresh
-                else at_rung(copy.deepcopy(self.module), rung)
-            )
-            self._references[rung.name] = run_reference(self.pair, module, self.inputs, rung)
+            self._references[rung.name] = run_reference(self.pair, self._reference_at(rung), self.inputs, rung)
         return self._references[rung.name]
 
-    def noise(self, rung: Rung) -> Mapping[str, Noise]:
-        """Return the predicted error of every tensor at `rung`."""
-        if rung.name not in self._noise:
-            self._noise[rung.name] = predict_noise(
-                self.pair, self.module, self.inputs, self.truth, rung, NOISE_DRAWS, self.case.seed
+    def reference_output(self, rung: Rung) -> TracedTensor:
+        """Return the reference's main output at `rung`, without the intermediates."""
+        if rung.name not in self._main_outputs:
+            outputs = run_reference_outputs(self.pair, self._reference_at(rung), self.inputs, rung)
+            self._main_outputs[rung.name] = outputs[outputs.outputs[-1]]
+        return self._main_outputs[rung.name]
+
+    def _reference_at(self, rung: Rung) -> nn.Module:
+        if self.pair.fresh:
+            return build_reference(self.pair, self.case.options, self.profile)
+        return at_rung(copy.deepcopy(self.module), rung)
+
+    def noise(self, rung: Rung, draws: int = NOISE_DRAWS) -> Mapping[str, Noise]:
+        """Return the predicted error of every tensor at `rung` from so many draws."""
+        if (rung.name, draws) not in self._noise:
+            self._noise[rung.name, draws] = predict_noise(
+                self.pair, self.module, self.inputs, self.truth, rung, draws, self.case.seed
             )
-        return self._noise[rung.name]
+        return self._noise[rung.name, draws]
+
+    @property
+    def kappa(self) -> Mapping[str, float]:
+        """Conditioning of every tensor, by jitter; 0 throughout for freshly built buffers, which have no inputs."""
+        if self._kappa is None:
+            self._kappa = (
+                dict.fromkeys(self.truth, 0.0)
+                if self.pair.fresh
+                else jitter_kappa(self.pair, self.module, self.inputs, self.truth, self.case.seed)
+            )
+        return self._kappa
 
     def scales(self, profile: HyperProfile) -> Mapping[str, Scale]:
         """Return the explicit error models of the outputs."""
@@ -104,27 +138,77 @@ class Bench:
 def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     """Run the port under `profile` at `rung` and judge every tensor of the reference, in execution order.
 
-    A port that raises fails in its outputs, with what it raised as the reason.
+    A port that raises fails in its outputs, with what it raised as the reason. Where a tensor comes near its allowance
+    or moderately beyond it, the predicted error is drawn more often, and that prediction counts.
     """
-    largest = bench.largest_narrow if rung.name == "f16" else bench.largest
-    if largest > LARGEST_VALUE.get(rung.name, np.inf):
-        return Examination({}, f"the truth passes through numbers above {LARGEST_VALUE[rung.name]:g}: out of range")
-    pair, case = bench.pair, bench.case
+    skipped = out_of_range(bench, rung)
+    if skipped:
+        return Examination({}, skipped)
     try:
-        port = run_port(pair, build_port(pair, case.options, profile, rung, bench.state), bench.inputs, rung)
+        port = run_port(bench.pair, _port_at(bench, profile, rung), bench.inputs, rung)
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
         return Examination(dict.fromkeys(bench.truth.outputs, raised))
-    reference, scales = bench.reference(rung), bench.scales(profile)
-    judgements = {}
-    for name, truth in bench.truth.items():
-        held = BY_DTYPE[reference[name].dtype]
-        noise = _predicted(Noise(0.0, 0.0) if pair.fresh else bench.noise(rung)[name], truth.values, held)
-        allowance = None if pair.fresh else propagated(noise.rms, noise.maximum, rung, held)
-        judgements[name] = judge(truth, reference[name], port.get(name), rung, allowance, noise.rms, scales.get(name))
+    judgements = _judgements(bench, profile, rung, port, NOISE_DRAWS)
+    if not bench.pair.fresh and any(REFINE_FROM < j.predicted_ratio < REFINE_TO for j in judgements.values()):
+        judgements = _judgements(bench, profile, rung, port, REFINED_DRAWS)
     unpaired = [name for name in port if name not in bench.truth]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
     return Examination(judgements)
+
+
+def out_of_range(bench: Bench, rung: Rung) -> str:
+    """Return why the case cannot be judged at `rung`, empty if it can."""
+    largest = bench.largest_narrow if rung.name == "f16" else bench.largest
+    if largest > LARGEST_VALUE.get(rung.name, np.inf):
+        return f"the truth passes through numbers above {LARGEST_VALUE[rung.name]:g}: out of range"
+    return ""
+
+
+def _port_at(bench: Bench, profile: HyperProfile, rung: Rung) -> Any:
+    return build_port(bench.pair, bench.case.options, profile, rung, bench.state)
+
+
+def _judgements(bench: Bench, profile: HyperProfile, rung: Rung, port: Trace, draws: int) -> dict[str, Judgement]:
+    reference, scales, fresh = bench.reference(rung), bench.scales(profile), bench.pair.fresh
+    judgements = {}
+    for name, truth in bench.truth.items():
+        held = BY_DTYPE[reference[name].dtype]
+        noise = _predicted(Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name], truth.values, held)
+        allowance = None if fresh else propagated(noise.rms, noise.maximum, rung, held)
+        judgements[name] = judge(
+            truth, reference[name], port.get(name), rung, allowance, noise.rms, scales.get(name), bench.kappa[name]
+        )
+    return judgements
+
+
+def accuracy(bench: Bench, profile: HyperProfile, rung: Rung) -> Ratio:
+    """Return r = log2(port error / reference error) of the main output; infinite for a port that cannot be compared."""
+    main = bench.truth.outputs[-1]
+    truth, reference = bench.truth[main].values, bench.reference_output(rung)
+    held, case = BY_DTYPE[reference.dtype], bench.case.to_json()
+    try:
+        port = run_port_outputs(bench.pair, _port_at(bench, profile, rung), bench.inputs, rung).get(main)
+    except Exception:  # noqa: BLE001 - a port that raises has no accuracy; what it raises is reported by `examine`
+        return Ratio(math.inf, True, case)
+    if port is None or port.values.shape != truth.shape or not np.isfinite(port.values).all():
+        return Ratio(math.inf, True, case)
+    error = measure(port.values, truth, held)
+    bits = error_bits(error_ratio(error.l2, measure(reference.values, truth, held).l2, quantisation_error(truth, held)))
+    exceeds = False
+    if bits > constant("margin") + constant("margin_beyond"):
+        predicted = _predicted(bench.noise(rung, REFINED_DRAWS)[main], truth, held)
+        exceeds = error.rms > constant("margin_luck") * predicted.rms
+    return Ratio(bits, exceeds, case)
+
+
+def classify_tensor(bench: Bench, profile: HyperProfile, name: str) -> Meaning:
+    """Say whether the port's error in tensor `name` is rounding or meaning, from its f64 and f32 errors."""
+    errors = {}
+    for rung in (RUNGS["f64"], RUNGS["f32"]):
+        judgement = examine(bench, profile, rung).judgements.get(name)
+        errors[rung.name] = judgement.port.rel_l2 if judgement is not None and judgement.port is not None else None
+    return classify(errors["f64"], errors["f32"], bench.kappa.get(name, 0.0))
 
 
 def fidelity(bench: Bench, canonical: Bench) -> float:

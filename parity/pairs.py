@@ -44,6 +44,27 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class LengthClass:
+    """Sizes of the cases of which port and reference are compared in accuracy.
+
+    Args:
+        name: What distinguishes them: full length, shorter than the filter's, wide sums.
+        structure: The sizes; large enough that an error has many degrees of freedom.
+        families: Names of the input families that are drawn for it, where the run asks for them; empty for all.
+        margins: Names of constants of `parity.tolerance` that replace `margin`, by `rung`, `family` or `rung/family`.
+    """
+
+    name: str
+    structure: Structure
+    families: tuple[str, ...] = ()
+    margins: Mapping[str, str] = field(default_factory=dict)
+
+    def margin(self, rung: str, family: str) -> str:
+        """Return the name of the constant that is the margin."""
+        return next((self.margins[key] for key in (f"{rung}/{family}", family, rung) if key in self.margins), "margin")
+
+
+@dataclass(frozen=True)
 class Pair:
     """A reference module, its port, and how to put the same question to both.
 
@@ -63,6 +84,7 @@ class Pair:
         scales: Explicit error models of outputs, from structure, profile, state dict and inputs, all in float64.
         fresh: Compare the freshly built parameters and buffers, not ones drawn by the harness; the explicit error
             models are then the only ones.
+        strata: Length classes of the accuracy test; a pair without any has none.
         only_rungs: The rungs on which the pair means something; the others are reported as skipped.
         only_rungs_reason: Why.
     """
@@ -81,5 +103,6 @@ class Pair:
     parameters: tuple[tuple[str, ParameterRule], ...] = field(default=())
     scales: Callable[[Structure, HyperProfile, Arrays, Arrays], Mapping[str, Scale]] | None = None
     fresh: bool = False
+    strata: tuple[LengthClass, ...] = ()
     only_rungs: tuple[RungName, ...] = tuple(RUNGS)
     only_rungs_reason: str = ""

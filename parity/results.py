@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from parity.accuracy import Assessment
 from parity.cases import Case
+from parity.meaning import Meaning
 from parity.verdict import Judgement
 
-Verdict = Literal["pass", "fail", "skip"]
+Verdict = Literal["pass", "fail", "skip", "ill-conditioned"]
 
 
 @dataclass
@@ -31,11 +33,13 @@ class Row:
     cases: int = 0
     cases_failed: int = 0
     cases_skipped: int = 0
+    cases_powerless: int = 0
     elements: int = 0
     ratio: float = 0.0
     headroom_bits: float | None = None
     scaled_error: float = 0.0
     conditioning: float = 0.0
+    kappa: float = 0.0
     port_rel_l2: float | None = None
     reference_rel_l2: float | None = None
     port_over_reference: float | None = None
@@ -60,6 +64,7 @@ class Row:
         first = self.cases == 0
         self.cases += 1
         self.cases_failed += not judgement.passed
+        self.cases_powerless += judgement.powerless and judgement.passed
         self.elements += judgement.port.count if judgement.port else 0
         if judgement.special is not None:
             self.nan_mismatches += judgement.special.nan
@@ -68,13 +73,16 @@ class Row:
             self.subnormal_mismatches += judgement.special.subnormal
         if first or judgement.ratio > self.ratio:
             self._keep_worst(judgement, case, rerun)
-        if not judgement.passed:
+        if self.cases_failed:
             self.verdict = "fail"
+        else:
+            self.verdict = "ill-conditioned" if self.cases_powerless == self.cases else "pass"
 
     def _keep_worst(self, judgement: Judgement, case: Case, rerun: str) -> None:
         self.ratio, self.reason = judgement.ratio, judgement.reason
         self.headroom_bits = -math.log2(judgement.ratio) if 0 < judgement.ratio < math.inf else None
         self.scaled_error, self.conditioning = judgement.scaled, judgement.conditioning
+        self.kappa = judgement.kappa
         self.port_over_reference = judgement.port_over_reference
         self.worst_case, self.rerun = case.to_json(), rerun
         port, reference = judgement.port, judgement.reference
@@ -92,7 +100,9 @@ class Failure:
     """One component that failed under one profile at one rung: where it first goes wrong, and how to see it again.
 
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
-    none, the smallest failing one); `cases_failed` of `cases` failed. `detail` is the traceback of a port that raised.
+    none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
+    ratio, and `worst_ratio` that ratio. `meaning` says what kind of failure it is, None for a whole stratum that is
+    less accurate than the reference. `detail` is the traceback of a port that raised.
     """
 
     component: str
@@ -107,6 +117,9 @@ class Failure:
     cases: int
     cases_failed: int
     detail: str = ""
+    worst_case: str = ""
+    worst_ratio: float = 0.0
+    meaning: Meaning | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,7 @@ class Results:
     failures: list[Failure] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     fidelity: list[Fidelity] = field(default_factory=list)
+    assessments: list[Assessment] = field(default_factory=list)
 
     @property
     def compared(self) -> int:
@@ -147,7 +161,11 @@ class Results:
     @property
     def verdict(self) -> Literal["pass", "fail", "nothing compared"]:
         """`fail` if anything failed, `nothing compared` if nothing was measured, else `pass`."""
-        if self.failures or any(row.verdict == "fail" for row in self.rows):
+        if (
+            self.failures
+            or any(row.verdict == "fail" for row in self.rows)
+            or not all(assessment.passed for assessment in self.assessments)
+        ):
             return "fail"
         return "pass" if self.compared else "nothing compared"
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
-from parity.cases import Case, corpus_cases, draw_cases, draw_inputs, shrink_case
+from parity.cases import STRATUM_FAMILIES, Case, corpus_cases, draw_cases, draw_inputs, shrink_case
 from parity.errors import CaseError, NotImplementedYetError
-from parity.examine import Bench, Examination, examine, fidelity, first_bad
+from parity.examine import Bench, Examination, classify_tensor, examine, fidelity, first_bad
 from parity.pairs import Pair
 from parity.results import Failure, Fidelity, Results, Row, Skip
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
+from parity.strata import StrataPlan, assess_pair
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many cases Hypothesis draws for a pair beside its corpus, and how hard a failing one is shrunk."""
+    """How many cases Hypothesis draws for a pair beside its corpus, and how hard a failing one is shrunk.
+
+    `families` are those of the accuracy test.
+    """
 
     cases: int
     shrink_effort: int
+    families: tuple[str, ...] = tuple(STRATUM_FAMILIES)
 
 
 BUDGETS: Final[dict[str, Budget]] = {
-    "quick": Budget(cases=4, shrink_effort=20),
+    "quick": Budget(cases=4, shrink_effort=20, families=("normal",)),
     "standard": Budget(cases=20, shrink_effort=60),
     "thorough": Budget(cases=120, shrink_effort=200),
 }
@@ -49,6 +56,11 @@ class Plan:
     def command(self, case: Case, profile: str, rung: str) -> str:
         """Return the command that runs `case` again, the profile spelt as it was chosen."""
         return case.command(self.spelling.get(profile, profile), rung)
+
+    def stratum_command(self, component: str, profile: str, rung: str) -> str:
+        """Return the command that tests the strata of a component again, with the cases of the same seed."""
+        words = ["parity", "run", component, "--profile", self.spelling.get(profile, profile), "--rung", rung]
+        return shlex.join([*words, "--budget", self.budget, "--seed", str(self.seed)])
 
 
 def plan_cases(plan: Plan, pair: Pair) -> list[Case]:
@@ -121,6 +133,7 @@ class _PairRun:
         self.cases = plan_cases(plan, pair)
         self.rows: dict[tuple[str, str, str], Row] = {}
         self.failing: dict[tuple[str, RungName], list[Case]] = {}
+        self.worst: dict[tuple[str, RungName], tuple[float, Case]] = {}
         self.counts: dict[tuple[str, str], int] = {}
         self.case_skips: dict[tuple[str, str, str], int] = {}
         self.distances: dict[str, float] = {}
@@ -133,6 +146,34 @@ class _PairRun:
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
         results.failures += self._failures()
+        assessments = list(self._assess())
+        results.assessments += assessments
+        results.failures += [self._inferior(a) for a in assessments if not a.passed]
+
+    def _assess(self) -> Iterator[Assessment]:
+        """The accuracy test, where cases are not named one by one."""
+        if not self.plan.cases:
+            families = BUDGETS[self.plan.budget].families
+            plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
+            yield from assess_pair(plan, self.check)
+
+    def _inferior(self, assessment: Assessment) -> Failure:
+        stratum = assessment.stratum
+        return Failure(
+            component=stratum.component,
+            profile=stratum.profile,
+            rung=stratum.rung,
+            first_bad=f"the main output over all cases ({stratum.length_class}, {stratum.family})",
+            reason=assessment.reason,
+            ratio=2.0 ** (assessment.bound - assessment.margin),
+            case=assessment.worst_case,
+            shrunk=False,
+            rerun=self.plan.stratum_command(stratum.component, stratum.profile, stratum.rung),
+            cases=assessment.cases,
+            cases_failed=assessment.beyond,
+            worst_case=assessment.worst_case,
+            worst_ratio=assessment.largest,
+        )
 
     def _run_case(self, case: Case) -> None:
         benches: dict[tuple[object, ...], Bench] = {}
@@ -181,7 +222,11 @@ class _PairRun:
             row.order = max(row.order, order)
             row.add(judgement, case, self.plan.command(case, profile.name, rung))
         if first_bad(examination.judgements) is not None:
-            self.failing.setdefault((profile.name, rung), []).append(case)
+            place: tuple[str, RungName] = (profile.name, rung)
+            self.failing.setdefault(place, []).append(case)
+            ratio = max(judgement.ratio for judgement in examination.judgements.values())
+            if place not in self.worst or ratio > self.worst[place][0]:
+                self.worst[place] = ratio, case
 
     def _sorted_rows(self) -> list[Row]:
         places = [profile.name for profile in self.profiles]
@@ -222,7 +267,9 @@ class _PairRun:
         return failures
 
     def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
-        judgements = examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements
+        bench = Bench(self.pair, case, profile)
+        judgements = examine(bench, profile, RUNGS[rung]).judgements
+        worst_ratio, worst = self.worst[profile.name, rung]
         name = first_bad(judgements) or "none: the case passed when it was run again"
         judgement = judgements.get(name)
         return Failure(
@@ -238,6 +285,9 @@ class _PairRun:
             cases=self.counts[profile.name, rung],
             cases_failed=failed,
             detail=judgement.detail if judgement else "",
+            worst_case=worst.to_json(),
+            worst_ratio=worst_ratio,
+            meaning=classify_tensor(bench, profile, name),
         )
 
     def _shrink(self, profile: HyperProfile, rung: RungName) -> Case | None:

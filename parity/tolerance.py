@@ -53,6 +53,37 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "factor on all of the above at f64, where the port's sin, exp, erf and transforms are substitutes",
         "sin 2u abs, exp 2.5(|x|+1)u rel, erf 16u abs: tests of parity.backends",
     ),
+    "margin": Constant(
+        1.0,
+        "bits that a port may lose against the reference on average: two faithful orders of summation differ by less",
+        "`parity calibrate`: mean bits lost per stratum",
+    ),
+    "margin_saturated": Constant(
+        2.0,
+        "the same for poolers of inputs with a large mean: tanh or softmax saturates, the error sits in the few "
+        "elements that do not, and the ratio of a case scatters by 1.1 bits instead of 0.2",
+        "`parity calibrate`: attention_pooler and pooler, f32, offset",
+    ),
+    "margin_beyond": Constant(
+        2.0,
+        "bits beyond the margin that a single case may lose",
+        "`parity calibrate`: the spread of a case is 0.1 to 0.7 bits",
+    ),
+    "margin_luck": Constant(
+        4.0,
+        "predicted errors within which a case beyond is the reference's luck: 5.4 sigma, Student's t with 64: 1e-6",
+        "as `propagated_rms`",
+    ),
+    "rounding_plateau": Constant(
+        100.0,
+        "float64 error over u64 kappa up to which it is rounding",
+        "errors of ports that mean the same stand below 20; numerics of the mutants: 10^3 and more",
+    ),
+    "leak_plateau": Constant(
+        1e-7,
+        "rel L2 at float64 below which what is not rounding is a step made in float32: 2^-24 and its neighbourhood",
+        "ml-explore/mlx#4158: functions that keep the dtype and lose the accuracy err by 5e-9 to 2.5e-7",
+    ),
     "matmul_rms": Constant(
         0.4,
         "rms of e_ij / (|x_i| |w_j|) over sqrt(K) u; largest seen 0.28 over normal, positive, sparse data",
@@ -114,6 +145,13 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
 
 NOISE_DRAWS: Final = 16
 """Perturbed runs behind every predicted error; `propagated_rms` counts on their number."""
+
+REFINED_DRAWS: Final = 64
+"""Perturbed runs where a tensor is near its allowance or beyond: Student's t with 64 at 8.1 sigma is 2e-11."""
+
+REFINE_FROM: Final = 0.5
+REFINE_TO: Final = 100.0
+"""Ratios between which the prediction is refined; no draw makes good what is a hundred times too large."""
 
 
 def constant(name: str) -> float:

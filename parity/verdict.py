@@ -33,11 +33,14 @@ class Judgement:
         passed: Whether every gate holds.
         reason: Which gate does not, in words; empty when passed.
         ratio: Error over allowance, the largest over the gates; infinite where a gate cannot be measured.
+        predicted_ratio: The same over the gates of the predicted noise alone.
         scaled: rms error in units of u*g*S.
         conditioning: Predicted relative error in units of u: how the data amplify one rounding.
         port: Metrics of the port against truth.
         reference: Metrics of the reference against truth at the same rung.
         port_over_reference: Error ratio with the quantisation floor; None at f64, where the reference is the truth.
+        kappa: Conditioning by jitter.
+        powerless: Whether a tensor of zeros would pass as well: the case is ill-conditioned here and says nothing.
         special: NaN, infinities, zeros and subnormals of the port that differ from the reference's.
         detail: More for whoever mends it: the traceback of a port that raised.
     """
@@ -52,6 +55,9 @@ class Judgement:
     port_over_reference: float | None
     special: SpecialValues | None
     detail: str = ""
+    kappa: float = 0.0
+    powerless: bool = False
+    predicted_ratio: float = 0.0
 
 
 def failed(reason: str, detail: str = "") -> Judgement:
@@ -67,6 +73,7 @@ def judge(
     allowance: Allowance | None,
     noise_rms: float,
     scale: Scale | None,
+    kappa: float = 0.0,
 ) -> Judgement:
     """Judge the port's tensor.
 
@@ -81,6 +88,7 @@ def judge(
         allowance: From propagated noise, None if the explicit scale stands alone.
         noise_rms: Predicted rms error, for `scaled`.
         scale: Explicit error model of this tensor.
+        kappa: Conditioning by jitter, for the record.
     """
     if port is None:
         return failed("the port has no such tensor")
@@ -119,7 +127,15 @@ def judge(
         reference=reference_metrics,
         port_over_reference=None if rung.name == "f64" else _accuracy(metrics, reference_metrics, truth.values, held),
         special=special,
+        kappa=kappa,
+        predicted_ratio=max(gates.get("rms error", 0.0), gates.get("largest error", 0.0)),
+        powerless=allowance is not None and _zeros_would_pass(truth.values, metrics.truth_rms, allowance),
     )
+
+
+def _zeros_would_pass(truth: Array, truth_rms: float, allowance: Allowance) -> bool:
+    """Whether the allowance is larger than the truth, so that passing says nothing; never where the truth is 0."""
+    return 0 < truth_rms < allowance.rms and float(np.abs(truth).max()) < allowance.maximum
 
 
 def _over(error: float, allowed: float) -> float:

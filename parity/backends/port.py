@@ -47,8 +47,17 @@ def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung
         with record_mlx(module) as taken:
             outputs = pair.call(module, arrays)
         named = {_tap_name(pair, name): array for name, array in taken.items()}
-        traced = {name: TracedTensor(*numpy_from_mlx(array)) for name, array in {**named, **outputs}.items()}
+        everything = {**named, **outputs}
+        mx.eval(everything)
+        traced = {name: TracedTensor(*numpy_from_mlx(array)) for name, array in everything.items()}
     return Trace(traced, tuple(outputs))
+
+
+def run_port_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
+    """Run `module` and return its outputs alone."""
+    with mx.stream(mx.cpu):
+        outputs = pair.call(module, {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()})
+        return Trace({name: TracedTensor(*numpy_from_mlx(array)) for name, array in outputs.items()}, tuple(outputs))
 
 
 def port_gradients(

@@ -115,6 +115,14 @@ def at_rung(module: nn.Module, rung: Rung) -> nn.Module:
     return cast(module, TORCH_DTYPES[rung.dtype])
 
 
+def run_reference_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
+    """Run `module`, already cast to the rung, and return its outputs alone."""
+    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+    with torch.no_grad():
+        outputs = pair.call(module, tensors)
+    return Trace({name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in outputs.items()}, tuple(outputs))
+
+
 def reference_gradients(
     pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
 ) -> tuple[dict[str, Array], dict[str, Array]]:

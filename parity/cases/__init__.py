@@ -3,12 +3,13 @@
 from parity.cases.arrays import draw_inputs, draw_parameters
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
 from parity.cases.draw import corpus_cases, draw_cases, shrink_case
-from parity.cases.families import FAMILIES
+from parity.cases.families import FAMILIES, STRATUM_FAMILIES
 
 __all__ = [
     "FAMILIES",
     "FINE_LADDER",
     "FULL_LADDER",
+    "STRATUM_FAMILIES",
     "Case",
     "corpus_cases",
     "draw_cases",

@@ -80,3 +80,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "impulse_middle": _impulse(lambda length: length // 2),
     "impulse_last": _impulse(lambda length: length - 1),
 }
+
+STRATUM_FAMILIES: Final[Mapping[str, tuple[str, int]]] = {
+    "normal": ("normal", 0),
+    "tiny": ("normal", -10),
+    "offset": ("offset", 0),
+    "tone": ("tone", 0),
+    "impulse": ("impulse_middle", 0),
+}
+"""Families and scales of the accuracy test, by the name of the stratum."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 
+from parity.accuracy import Assessment
 from parity.results import Results, Row
 from parity.spec.precision import RUNGS
 from parity.tolerance import CONSTANTS
@@ -26,7 +28,7 @@ def render_markdown(results: Results) -> str:
         autoescape=False,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=_number, cell=_cell, bits=_bits, code=_code)
+    environment.filters.update(number=_number, cell=_cell, bits=_bits, bits2=_hundredths, code=_code)
     template = environment.get_template("report.md.jinja")
     for per_table, failures in ((12, 30), (4, 30), (1, 10)):
         text = template.render(_context(results, per_table, failures))
@@ -37,6 +39,7 @@ def render_markdown(results: Results) -> str:
 
 def _context(results: Results, per_table: int, failures: int) -> dict[str, Any]:
     rows, profiles = results.rows, _ordered(row.profile for row in results.rows)
+    ill_conditioned = [row for row in rows if row.verdict == "ill-conditioned"]
     return {
         "results": results,
         "meta": results.meta,
@@ -50,6 +53,11 @@ def _context(results: Results, per_table: int, failures: int) -> dict[str, Any]:
         "fidelity": {(f.component, f.profile): f.rel_l2 for f in results.fidelity},
         "whole_skips": _grouped_skips(results),
         "case_skips": [skip for skip in results.skips if skip.cases],
+        "accuracy": _accuracy(results.assessments),
+        "accuracy_rows": {(a.stratum.component, a.stratum.profile) for a in results.assessments},
+        "inferior": [assessment for assessment in results.assessments if not assessment.passed],
+        "ill_conditioned": ill_conditioned[:failures],
+        "more_ill_conditioned": len(ill_conditioned[failures:]),
         "constants": CONSTANTS,
         "failed": sum(row.verdict == "fail" for row in rows),
     }
@@ -82,6 +90,40 @@ def _layers(rows: Sequence[Row], limit: int) -> dict[tuple[str, str], list[Row]]
     }
 
 
+@dataclass(frozen=True)
+class AccuracySummary:
+    """The strata of one component, profile and rung."""
+
+    strata: int
+    skipped: int
+    cases: int
+    mean: float
+    bound: float
+    largest: float
+
+
+def _accuracy(assessments: Sequence[Assessment]) -> dict[tuple[str, str, str], AccuracySummary]:
+    """Summarise strata by component, profile and rung: mean over cases, the bound nearest to its margin."""
+    groups: dict[tuple[str, str, str], list[Assessment]] = defaultdict(list)
+    for assessment in assessments:
+        stratum = assessment.stratum
+        groups[stratum.component, stratum.profile, stratum.rung].append(assessment)
+    return {key: _summary(found) for key, found in groups.items()}
+
+
+def _summary(found: Sequence[Assessment]) -> AccuracySummary:
+    compared = [assessment for assessment in found if not assessment.skipped]
+    cases = sum(assessment.cases for assessment in compared)
+    return AccuracySummary(
+        strata=len(compared),
+        skipped=len(found) - len(compared),
+        cases=cases,
+        mean=sum(a.mean * a.cases for a in compared) / cases if cases else 0.0,
+        bound=max((a.bound - a.margin for a in compared), default=0.0),
+        largest=max((a.largest for a in compared), default=0.0),
+    )
+
+
 def _grouped_skips(results: Results) -> list[tuple[str, str, int]]:
     """Return (profile or component, reason, how many component-profile-rung combinations) of what was not run."""
     grouped: dict[tuple[str, str], int] = defaultdict(int)
@@ -101,6 +143,10 @@ def _number(value: float | None) -> str:
 
 def _bits(value: float | None) -> str:
     return "" if value is None else f"{value:+.1f}"
+
+
+def _hundredths(value: float) -> str:
+    return f"{value:+.2f}"
 
 
 def _cell(text: object) -> str:

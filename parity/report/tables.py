@@ -56,6 +56,9 @@ def summary(results: Results) -> dict[str, Any]:
         "counts": {
             "rows": len(rows),
             "rows_failed": sum(row.verdict == "fail" for row in rows),
+            "rows_ill_conditioned": sum(row.verdict == "ill-conditioned" for row in rows),
+            "strata": sum(not assessment.skipped for assessment in results.assessments),
+            "strata_failed": sum(not assessment.passed for assessment in results.assessments),
             "elements_compared": results.compared,
             "components": len({row.component for row in rows}),
             "profiles": len({row.profile for row in rows}),
@@ -65,6 +68,7 @@ def summary(results: Results) -> dict[str, Any]:
         "failures": [asdict(failure) for failure in results.failures],
         "skips": [asdict(skip) for skip in results.skips],
         "fidelity": [asdict(distance) for distance in results.fidelity],
+        "accuracy": [asdict(assessment) for assessment in results.assessments],
         **results.meta,
     }
 

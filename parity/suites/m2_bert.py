@@ -20,6 +20,7 @@ from parity.pairs import InputSpec, Pair, ParameterRule, Structure
 from parity.spec.arrays import Array, Arrays
 from parity.spec.config import ModelConfig
 from parity.spec.profile import HyperProfile
+from parity.suites.m2_bert_strata import STRATA
 from parity.tolerance import Scale, fftconv_scale, grid_scale, matmul_scale, positions_scale
 
 SHAPE_KEYS: Final = frozenset({"batch", "L", "cls"})
@@ -103,6 +104,7 @@ def _pair(
         to_state=weights.to_state,
         tap_name=weights.checkpoint_name,
         parameters=PARAMETERS,
+        strata=STRATA.get(name, ()),
         **fields,
     )
 

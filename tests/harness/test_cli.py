@@ -283,7 +283,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process_and_another_seed_
     assert one == again
     assert one != two
     assert all(outcome.stderr == "" for outcome in outcomes), "a progress bar or a warning, although piped"
-    assert all(outcome.stdout.count("\n") == 1 for outcome in outcomes)
+    assert all(outcome.stdout.count("\n") == 2 for outcome in outcomes), "one line of accuracy, one of verdict"
 
 
 def test_a_random_seed_is_recorded_and_repeats_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""How the data amplify one rounding: the float64 reference with its weights and inputs jittered.
+
+kappa = mean over draws of ||y(jittered) - y|| / (eps ||y||), every weight and float input multiplied by 1 + eps xi,
+xi N(0, 1), eps = 2^-32. It knows nothing of how the result is computed, unlike the predicted noise
+(`parity.backends.noise`), which is what tolerances are made of: kappa says whether a large error was to be expected.
+
+Source: Higham, Accuracy and Stability of Numerical Algorithms, section 1.6; the estimate is stochastic.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from parity.backends.reference import run_reference
+from parity.pairs import Pair
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.precision import RUNGS
+from parity.trace import Trace
+
+EPSILON: Final = 2.0**-32
+"""Far above float64's rounding, and its square far below."""
+
+DRAWS: Final = 5
+
+
+def jitter_kappa(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], truth: Trace, seed: int
+) -> dict[str, float]:
+    """Return kappa of every tensor of `truth`; 0 where the truth is zero throughout or has no elements.
+
+    Args:
+        pair: The pair.
+        module: The float64 reference that made `truth`; it stays as it is.
+        inputs: Its inputs.
+        truth: Its trace.
+        seed: Seed of the jitter.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums = dict.fromkeys(truth, 0.0)
+    for _ in range(DRAWS):
+        jittered = copy.deepcopy(module)
+        with torch.no_grad():
+            for tensor in [*jittered.parameters(), *jittered.buffers()]:
+                if tensor.is_floating_point():
+                    tensor.mul_(1 + EPSILON * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        run = run_reference(pair, jittered, _jittered_inputs(inputs, generator), RUNGS["f64"])
+        for name, exact in truth.items():
+            sums[name] += _response(run[name].values, exact.values)
+    return {name: total / DRAWS for name, total in sums.items()}
+
+
+def _jittered_inputs(inputs: Mapping[str, AnyArray], generator: torch.Generator) -> dict[str, AnyArray]:
+    """Float inputs jittered; ids and masks of zeros and ones stay, since they are exact."""
+    jittered: dict[str, AnyArray] = {}
+    for name, array in inputs.items():
+        exact = not np.issubdtype(array.dtype, np.floating) or bool(np.isin(array, (0.0, 1.0)).all())
+        noise = torch.randn(array.shape, generator=generator, dtype=torch.float64).numpy()
+        jittered[name] = array if exact else np.asarray(array, dtype=np.float64) * (1 + EPSILON * noise)
+    return jittered
+
+
+def _response(values: Array, truth: Array) -> float:
+    size = float(np.linalg.norm(truth))
+    return float(np.linalg.norm(values - truth)) / (EPSILON * size) if size > 0 else 0.0
