@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Final
 
 from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
-from parity.cases import STRATUM_FAMILIES, Case, corpus_cases, draw_cases, draw_inputs, shrink_case
+from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
 from parity.errors import CaseError, NotImplementedYetError
 from parity.examine import Bench, Examination, classify_tensor, examine, fidelity, first_bad
 from parity.pairs import Pair
@@ -23,18 +24,20 @@ from parity.strata import StrataPlan, assess_pair
 class Budget:
     """How many cases Hypothesis draws for a pair beside its corpus, and how hard a failing one is shrunk.
 
+    `aim_effort` examples look for the case of the largest error over allowance, which then runs like the others;
     `families` are those of the accuracy test.
     """
 
     cases: int
     shrink_effort: int
+    aim_effort: int
     families: tuple[str, ...] = tuple(STRATUM_FAMILIES)
 
 
 BUDGETS: Final[dict[str, Budget]] = {
-    "quick": Budget(cases=4, shrink_effort=20, families=("normal",)),
-    "standard": Budget(cases=20, shrink_effort=60),
-    "thorough": Budget(cases=120, shrink_effort=200),
+    "quick": Budget(cases=4, shrink_effort=20, aim_effort=0, families=("normal",)),
+    "standard": Budget(cases=20, shrink_effort=60, aim_effort=16),
+    "thorough": Budget(cases=120, shrink_effort=200, aim_effort=100),
 }
 
 
@@ -142,6 +145,9 @@ class _PairRun:
         for case in self.cases:
             self._run_case(case)
             on_case(self.pair.name)
+        aimed = self._aim()
+        if aimed is not None and aimed not in self.cases:
+            self._run_case(aimed)
         results.rows += self._sorted_rows()
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
@@ -149,6 +155,22 @@ class _PairRun:
         assessments = list(self._assess())
         results.assessments += assessments
         results.failures += [self._inferior(a) for a in assessments if not a.passed]
+
+    def _aim(self) -> Case | None:
+        """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for."""
+        effort = BUDGETS[self.plan.budget].aim_effort
+        if self.plan.cases or not effort or not self.rungs:
+            return None
+        profile = self.profiles[0]
+        rung = RUNGS["f32" if "f32" in self.rungs else self.rungs[0]]
+
+        def score(case: Case) -> float:
+            self.check()
+            judgements = examine(Bench(self.pair, case, profile), profile, rung).judgements
+            ratios = [judgement.predicted_ratio for judgement in judgements.values()]
+            return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
+
+        return aim_case(self.pair, score, self.plan.seed, effort)
 
     def _assess(self) -> Iterator[Assessment]:
         """The accuracy test, where cases are not named one by one."""

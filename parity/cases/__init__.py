@@ -2,7 +2,7 @@
 
 from parity.cases.arrays import draw_inputs, draw_parameters
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
-from parity.cases.draw import corpus_cases, draw_cases, shrink_case
+from parity.cases.draw import aim_case, corpus_cases, draw_cases, shrink_case
 from parity.cases.families import FAMILIES, STRATUM_FAMILIES
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "FULL_LADDER",
     "STRATUM_FAMILIES",
     "Case",
+    "aim_case",
     "corpus_cases",
     "draw_cases",
     "draw_inputs",

@@ -69,6 +69,27 @@ def shrink_case(pair: Pair, fails: Callable[[Case], bool], seed: int, effort: in
         return None
 
 
+def aim_case(pair: Pair, score: Callable[[Case], float], seed: int, effort: int) -> Case | None:
+    """Return the case of the highest score among `effort` examples, which Hypothesis steers towards higher ones.
+
+    None where no example has a score above 0. Cases that `draw_cases` draws from the same seed are not among them.
+    """
+    best: tuple[float, Case] | None = None
+
+    @hypothesis.seed(_mixed(pair, seed) + 1)
+    @hypothesis.settings(_settings(effort), phases=[Phase.generate, Phase.target])
+    @hypothesis.given(cases(pair))
+    def search(case: Case) -> None:
+        nonlocal best
+        value = score(case)
+        hypothesis.target(value, label="error over allowance")
+        if value > 0 and (best is None or value > best[0]):
+            best = value, case
+
+    search()
+    return None if best is None else best[1]
+
+
 def _settings(count: int) -> hypothesis.settings:
     return hypothesis.settings(
         max_examples=count,

@@ -37,6 +37,11 @@ def offset(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array
     return 32.0 + rng.standard_normal(shape)
 
 
+def far_offset(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array:  # noqa: ARG001
+    """Mean a hundred times the spread."""
+    return 100.0 + rng.standard_normal(shape)
+
+
 def tone(rng: np.random.Generator, shape: tuple[int, ...], axis: int) -> Array:
     """A cosine along positions, its frequency and phase different for each channel."""
     length = shape[axis]
@@ -74,6 +79,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "positive": positive,
     "constant": constant,
     "offset": offset,
+    "far_offset": far_offset,
     "tone": tone,
     "burst": burst,
     "impulse_first": _impulse(lambda length: 0 * length),
