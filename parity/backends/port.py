@@ -12,13 +12,14 @@ from mlx.utils import tree_flatten
 
 from mlx_impl.ops import Ops
 from mlx_impl.precision import cast
-from parity.backends.convert import MLX_DTYPES, mlx_from_numpy, numpy_from_mlx
+from parity.backends.convert_mlx import MLX_DTYPES, mlx_from_numpy, numpy_from_mlx
 from parity.backends.mlx_float64 import float64_ops
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
-from parity.trace import Trace, TracedTensor, record_mlx
+from parity.trace import Trace, TracedTensor
+from parity.trace.mlx_calls import record_mlx
 
 
 def build_port(

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.backends.convert import TORCH_DTYPES, numpy_from_torch, torch_from_numpy
+from parity.backends.convert_torch import TORCH_DTYPES, numpy_from_torch, torch_from_numpy
 from parity.errors import WeightsError
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.checkpoint import set_aside_reason
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
-from parity.trace import Trace, TracedTensor, record_torch
+from parity.trace import Trace, TracedTensor
+from parity.trace.torch_hooks import record_torch
 from reference_torch.precision import cast
 
 

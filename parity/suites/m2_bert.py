@@ -12,9 +12,6 @@ import hypothesis.strategies as st
 import numpy as np
 from einops import rearrange
 
-import mlx_impl
-import reference_torch
-from mlx_impl import weights
 from parity.errors import ConfigError
 from parity.pairs import InputSpec, Pair, ParameterRule, Structure
 from parity.spec.arrays import Array, Arrays
@@ -86,6 +83,34 @@ MODEL_KEYS: Final = frozenset(ModelConfig.model_fields) | {"batch", "L"}
 Builder = Callable[[Structure, HyperProfile, Any, Mapping[str, Any]], Any]
 
 
+def _reference() -> Any:
+    """The reference's package: imported on use, since the port can be replayed where there is no torch."""
+    import reference_torch
+
+    return reference_torch
+
+
+def _port() -> Any:
+    """The port's package with its table of weights: imported on use, for the same reason."""
+    import mlx_impl
+    import mlx_impl.weights
+
+    return mlx_impl
+
+
+def _load(module: Any, state: Mapping[str, Any]) -> Any:
+    return _port().weights.load(module, state)
+
+
+def _to_state(module: Any, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    state: Mapping[str, Any] = _port().weights.to_state(module, arrays)
+    return state
+
+
+def _checkpoint_name(name: str) -> str:
+    return str(_port().weights.checkpoint_name(name))
+
+
 def _pair(
     name: str,
     build: Builder,
@@ -97,12 +122,12 @@ def _pair(
     return Pair(
         name=name,
         keys=keys,
-        reference=lambda structure, profile: build(structure, profile, reference_torch, {}),
-        port=lambda structure, profile, ops: build(structure, profile, mlx_impl, {"ops": ops}),
+        reference=lambda structure, profile: build(structure, profile, _reference(), {}),
+        port=lambda structure, profile, ops: build(structure, profile, _port(), {"ops": ops}),
         call=call,
-        transfer=weights.load,
-        to_state=weights.to_state,
-        tap_name=weights.checkpoint_name,
+        transfer=_load,
+        to_state=_to_state,
+        tap_name=_checkpoint_name,
         parameters=PARAMETERS,
         strata=STRATA.get(name, ()),
         **fields,

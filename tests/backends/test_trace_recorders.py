@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from parity.trace import Trace, TracedTensor, call_name, record_mlx, record_torch
+from parity.trace import Trace, TracedTensor, call_name
+from parity.trace.mlx_calls import record_mlx
+from parity.trace.torch_hooks import record_torch
 
 
 class TorchAdd(nn.Module):

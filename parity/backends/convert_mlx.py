@@ -1,0 +1,35 @@
+"""NumPy to and from MLX; no other framework is imported."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from parity.spec.arrays import Array
+
+MLX_DTYPES: Final = {
+    "float64": mx.float64,
+    "float32": mx.float32,
+    "bfloat16": mx.bfloat16,
+    "float16": mx.float16,
+}
+_MLX_NAMES: Final = {str(dtype): name for name, dtype in MLX_DTYPES.items()}
+
+
+def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
+    """Return `array` in MLX: integers as int32, everything else in the dtype called `dtype`.
+
+    A bare `mx.array` of a float64 array silently becomes float32, hence the explicit dtype.
+    """
+    if np.issubdtype(array.dtype, np.integer):
+        return mx.array(np.array(array, dtype=np.int32))
+    return mx.array(np.array(array, dtype=np.float64), dtype=mx.float64).astype(MLX_DTYPES[dtype])
+
+
+def numpy_from_mlx(array: mx.array) -> tuple[Array, str]:
+    """Return the float64 values of `array` and the name of its own dtype."""
+    values = np.array(array.astype(mx.float64, stream=mx.cpu), dtype=np.float64)
+    return values, _MLX_NAMES.get(str(array.dtype), str(array.dtype))

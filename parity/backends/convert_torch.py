@@ -1,0 +1,31 @@
+"""NumPy to and from torch; no other framework is imported."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from parity.spec.arrays import Array
+
+TORCH_DTYPES: Final = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_TORCH_NAMES: Final = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+
+
+def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor:
+    """Return `array` in torch: integers as int64, everything else in the dtype called `dtype`."""
+    if np.issubdtype(array.dtype, np.integer):
+        return torch.from_numpy(np.array(array, dtype=np.int64))
+    return torch.from_numpy(np.array(array, dtype=np.float64)).to(TORCH_DTYPES[dtype])
+
+
+def numpy_from_torch(tensor: torch.Tensor) -> tuple[Array, str]:
+    """Return the float64 values of `tensor` and the name of its own dtype."""
+    return tensor.detach().to(torch.float64).cpu().numpy(), _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
