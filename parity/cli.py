@@ -11,6 +11,7 @@ import io
 import json
 import os
 import secrets
+import shlex
 import signal
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from parity import replay_command
 from parity.errors import CaseError, ConfigError, ParityError
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
@@ -94,7 +96,7 @@ def run(
     * `parity run --profile all --seed 0` everything, every profile, reproducibly
     * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
 
-    Writes summary.json, layers.csv and report.md into the output folder.
+    Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure.
     """
     raise typer.Exit(_guarded(lambda: _run(targets or [], profile, rung, budget, seed, case, out)))
 
@@ -267,6 +269,7 @@ def _run(
                 "report.md": render_markdown(results),
                 "summary.json": summary_json(results),
             },
+            results.bundles,
         )
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code
@@ -391,6 +394,8 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
         )
         if failure.meaning is not None:
             out.print(f"  {failure.meaning.sentence}; worst ratio {failure.worst_ratio:.3g}", markup=False)
+        if folder is not None and failure.bundle:
+            out.print(f"  bundle: {shlex.join(['parity', 'replay', str(folder / failure.bundle)])}", markup=False)
         if detailed and failure.detail:
             out.print(failure.detail, markup=False)
     for skips, what in (
@@ -455,6 +460,9 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+replay_command.register(app, _guarded)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ ParityError                 every mistake that the command line answers with one
 ├── TargetError             a target that no suite knows
 ├── GoldenError             a golden file that cannot be read or understood
 ├── OutputError             a report folder that cannot be written
+├── ReplayError             a bundle that cannot be read, was changed, or cannot be run again
 └── NotImplementedYetError  a knob that is defined, validated and not built yet
 ```
 
@@ -48,6 +49,10 @@ class GoldenError(ParityError):
 
 class OutputError(ParityError):
     """A report cannot be written where it was asked for."""
+
+
+class ReplayError(ParityError):
+    """A bundle cannot be read, is not what it says, or cannot be run again."""
 
 
 class NotImplementedYetError(ParityError):

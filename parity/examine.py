@@ -22,6 +22,7 @@ from parity.backends.reference import (
     build_reference,
     fill_reference,
     fresh_parameters,
+    load_reference,
     run_reference,
     run_reference_outputs,
     state_of,
@@ -31,6 +32,7 @@ from parity.cases import Case, draw_inputs, draw_parameters
 from parity.meaning import Meaning, classify
 from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
+from parity.spec.arrays import Arrays
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
 from parity.tolerance import (
@@ -56,10 +58,14 @@ float16 overflows beyond 65504, with a factor 8 left for partial sums; a LayerNo
 
 @dataclass(frozen=True)
 class Examination:
-    """Judgements of one case at one rung, by tensor in execution order, or the reason why there are none."""
+    """Judgements of one case at one rung, by tensor in execution order, or the reason why there are none.
+
+    `port` is what was judged, None where the port raised or was not run.
+    """
 
     judgements: Mapping[str, Judgement]
     skipped: str = ""
+    port: Trace | None = None
 
 
 class Bench:
@@ -69,12 +75,18 @@ class Bench:
         pair: The pair.
         case: The case.
         profile: Any profile of that meaning.
+        inputs: The inputs, where they are not to be drawn from the case.
+        state: The reference's state dict, likewise.
     """
 
-    def __init__(self, pair: Pair, case: Case, profile: HyperProfile) -> None:
+    def __init__(
+        self, pair: Pair, case: Case, profile: HyperProfile, inputs: Arrays | None = None, state: Arrays | None = None
+    ) -> None:
         self.pair, self.case, self.profile = pair, case, profile
-        self.inputs = draw_inputs(pair, case)
-        self.module = self._build()
+        self.inputs = draw_inputs(pair, case) if inputs is None else inputs
+        self.module = (
+            self._build() if state is None else load_reference(build_reference(pair, case.options, profile), state)
+        )
         self.state = state_of(self.module)
         truth = compute_truth(pair, self.module, self.inputs)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
@@ -154,7 +166,7 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
         judgements = _judgements(bench, profile, rung, port, REFINED_DRAWS)
     unpaired = [name for name in port if name not in bench.truth]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
-    return Examination(judgements)
+    return Examination(judgements, port=port)
 
 
 def out_of_range(bench: Bench, rung: Rung) -> str:

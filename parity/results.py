@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -102,7 +103,8 @@ class Failure:
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
     none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
     ratio, and `worst_ratio` that ratio. `meaning` says what kind of failure it is, None for a whole stratum that is
-    less accurate than the reference. `detail` is the traceback of a port that raised.
+    less accurate than the reference. `detail` is the traceback of a port that raised, `bundle` the path of what runs it
+    again, relative to the report's folder.
     """
 
     component: str
@@ -120,6 +122,12 @@ class Failure:
     worst_case: str = ""
     worst_ratio: float = 0.0
     meaning: Meaning | None = None
+    bundle: str = ""
+
+    @property
+    def replay(self) -> str:
+        """The command that runs the bundle again, in the report's folder; empty without a bundle."""
+        return shlex.join(["parity", "replay", self.bundle]) if self.bundle else ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ class Fidelity:
 
 @dataclass
 class Results:
-    """Everything a run found; `meta` says what was asked for."""
+    """Everything a run found; `meta` says what was asked for, `bundles` holds those of the failures, by their path."""
 
     meta: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -152,6 +160,7 @@ class Results:
     skips: list[Skip] = field(default_factory=list)
     fidelity: list[Fidelity] = field(default_factory=list)
     assessments: list[Assessment] = field(default_factory=list)
+    bundles: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:

@@ -14,6 +14,8 @@ from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_ca
 from parity.errors import CaseError, NotImplementedYetError
 from parity.examine import Bench, Examination, classify_tensor, examine, fidelity, first_bad
 from parity.pairs import Pair
+from parity.replay.files import BUNDLES
+from parity.replay.pack import pack
 from parity.results import Failure, Fidelity, Results, Row, Skip
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
@@ -140,6 +142,7 @@ class _PairRun:
         self.counts: dict[tuple[str, str], int] = {}
         self.case_skips: dict[tuple[str, str, str], int] = {}
         self.distances: dict[str, float] = {}
+        self.bundles: dict[str, bytes] = {}
 
     def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
         for case in self.cases:
@@ -155,6 +158,7 @@ class _PairRun:
         assessments = list(self._assess())
         results.assessments += assessments
         results.failures += [self._inferior(a) for a in assessments if not a.passed]
+        results.bundles |= self.bundles
 
     def _aim(self) -> Case | None:
         """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for."""
@@ -290,8 +294,11 @@ class _PairRun:
 
     def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
         bench = Bench(self.pair, case, profile)
-        judgements = examine(bench, profile, RUNGS[rung]).judgements
         worst_ratio, worst = self.worst[profile.name, rung]
+        examination = examine(bench, profile, RUNGS[rung])
+        judgements = examination.judgements
+        bundle = pack(bench, profile, RUNGS[rung], examination)
+        self.bundles[f"{BUNDLES}/{bundle.name}"] = bundle.data
         name = first_bad(judgements) or "none: the case passed when it was run again"
         judgement = judgements.get(name)
         return Failure(
@@ -310,6 +317,7 @@ class _PairRun:
             worst_case=worst.to_json(),
             worst_ratio=worst_ratio,
             meaning=classify_tensor(bench, profile, name),
+            bundle=f"{BUNDLES}/{bundle.name}",
         )
 
     def _shrink(self, profile: HyperProfile, rung: RungName) -> Case | None:

@@ -65,7 +65,7 @@ def summary(results: Results) -> dict[str, Any]:
             "skipped": sum(skip.cases is None for skip in results.skips),
             "cases_skipped": sum(skip.cases or 0 for skip in results.skips),
         },
-        "failures": [asdict(failure) for failure in results.failures],
+        "failures": [{**asdict(failure), "replay": failure.replay} for failure in results.failures],
         "skips": [asdict(skip) for skip in results.skips],
         "fidelity": [asdict(distance) for distance in results.fidelity],
         "accuracy": [asdict(assessment) for assessment in results.assessments],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from parity.errors import OutputError
+from parity.replay.files import remove_bundles, write_bundle
 
 SUMMARY: Final = "summary.json"
 REPORT_FILES: Final = ("layers.csv", "report.md", SUMMARY)
@@ -16,7 +17,7 @@ REPORT_FILES: Final = ("layers.csv", "report.md", SUMMARY)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make `folder`, prove that it can be written to, and take an older report's summary away.
+    """Make `folder`, prove that it can be written to, and take an older report's summary and bundles away.
 
     A run that is killed then leaves no report, rather than one that somebody could take for its own.
 
@@ -28,6 +29,7 @@ def prepare_folder(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".parity-"):
             pass
         (folder / SUMMARY).unlink(missing_ok=True)
+        remove_bundles(folder)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OutputError(
@@ -35,11 +37,16 @@ def prepare_folder(folder: Path) -> None:
         ) from None
 
 
-def write_report(folder: Path, texts: Mapping[str, str]) -> None:
+def write_report(folder: Path, texts: Mapping[str, str], bundles: Mapping[str, bytes] | None = None) -> None:
     """Put the files of a report into `folder`.
 
-    All are written beside their places first. Then the old summary goes, the others are replaced, and the new summary
-    comes last: killed at any moment, the folder has no summary or a complete report.
+    All are written beside their places first. Then the old summary and bundles go, the bundles come, the others are
+    replaced, and the new summary comes last: killed at any moment, the folder has no summary or a complete report.
+
+    Args:
+        folder: Made by `prepare_folder`.
+        texts: The files of the report, by name.
+        bundles: Those of its failures, by path relative to `folder`.
 
     Raises:
         OutputError: A file cannot be written.
@@ -52,6 +59,9 @@ def write_report(folder: Path, texts: Mapping[str, str]) -> None:
         for name, path in staged.items():
             _write(path, texts[name])
         (folder / SUMMARY).unlink(missing_ok=True)
+        remove_bundles(folder)
+        for place, data in (bundles or {}).items():
+            write_bundle((folder / place).parent, Path(place).name, data)
         for name, path in staged.items():
             path.replace(folder / name)
     except OSError as error:
@@ -59,6 +69,8 @@ def write_report(folder: Path, texts: Mapping[str, str]) -> None:
     finally:
         for path in staged.values():
             path.unlink(missing_ok=True)
+        if not (folder / SUMMARY).exists():
+            remove_bundles(folder)
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,11 +19,14 @@ PACKAGES: Final = ("reference_torch", "mlx_impl", "parity")
 SETTINGS: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 
 CONTRACTS: Final[dict[str, Any]] = {contract["name"]: contract for contract in SETTINGS["importlinter"]["contracts"]}
-LAYERED, REFERENCE, PORT, NUMBERS, HARNESS = (
+LAYERED, REFERENCE, PORT, NUMBERS, BUNDLE, REFERENCE_SIDE, PORT_SIDE, HARNESS = (
     "A module imports only from the layers beneath its own",
     "The reference knows no MLX",
     "The port computes with MLX alone",
     "Specification, measures, tolerances and cases know no framework",
+    "A bundle is read without a framework",
+    "The reference's side needs no MLX",
+    "The port's side needs no torch",
     "The harness knows no model",
 )
 
@@ -67,6 +70,9 @@ PLANTED: Final = {
     "a measure imports a verdict": ("parity/metrics/ulp.py", "import parity.verdict", {LAYERED}),
     "a case imports a framework": ("parity/cases/arrays.py", "import torch", {NUMBERS}),
     "the specification imports a framework": ("parity/spec/config.py", "import mlx.core", {NUMBERS}),
+    "reading a bundle imports a framework": ("parity/replay/sides.py", "import parity.environment", {BUNDLE}),
+    "the reference's side imports MLX": ("parity/trace/torch_hooks.py", "import mlx.core", {REFERENCE_SIDE}),
+    "the port's side imports torch": ("parity/trace/mlx_calls.py", "import torch", {PORT_SIDE}),
     "an examination imports a suite": ("parity/examine.py", "from parity.suites import PAIRS", {LAYERED, HARNESS}),
     "the run imports the port": ("parity/run.py", "import mlx_impl", {HARNESS}),
     "the report imports the command line": ("parity/report/tables.py", "import parity.cli", {LAYERED}),
@@ -106,7 +112,9 @@ def test_the_models_stand_directly_on_the_specification() -> None:
 NAMES_OF_THE_MODEL: Final = re.compile(r"m2|bert|hyena|monarch|mixer|blockdiag|fftconv", re.IGNORECASE)
 
 
-@pytest.mark.parametrize("module", ["pairs", "run", "examine", "verdict", "results", "cases", "trace", "backends/port"])
+@pytest.mark.parametrize(
+    "module", ["pairs", "run", "examine", "verdict", "results", "cases", "trace", "replay", "backends/port"]
+)
 def test_the_harness_names_nothing_of_m2_bert(module: str) -> None:
     path = ROOT / "parity" / module
     files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]

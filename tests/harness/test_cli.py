@@ -20,7 +20,7 @@ from parity.spec.profile import profile_names
 from parity.suites import PAIRS
 
 ROOT = Path(__file__).parents[2]
-COMMANDS: tuple[list[str], ...] = ([], ["run"], ["golden"], ["env"])
+COMMANDS: tuple[list[str], ...] = ([], ["run"], ["golden"], ["env"], ["replay"])
 SMALL = ("run", "pooler", "--rung", "f32", "--budget", "quick")
 
 
@@ -225,10 +225,11 @@ def test_a_failing_run_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 # Help and environment ---------------------------------------------------------------------------------------------
 
 OPTIONS = {
-    "": ["run", "golden", "env"],
+    "": ["run", "golden", "env", "replay"],
     "run": ["TARGET", "--profile", "--rung", "--budget", "--seed", "--case", "--out"],
     "golden": ["DIR", "--json"],
     "env": ["--json"],
+    "replay": ["BUNDLE", "--side", "--json"],
 }
 
 HELP = """
