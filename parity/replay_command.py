@@ -123,15 +123,15 @@ def _document(bundle: Bundle, result: ReplayResult) -> dict[str, Any]:
     tensors = [
         {
             "name": tensor.name,
-            "stored": tensor.stored.model_dump(mode="json"),
-            "now": None if tensor.now is None else tensor.now.model_dump(mode="json"),
+            "stored": tensor.stored.to_json(),
+            "now": None if tensor.now is None else tensor.now.to_json(),
             "sides": [
                 {
                     "side": side.side,
                     "same": side.same,
                     "moved_u": _finite(side.moved),
-                    "stored": None if side.stored is None else side.stored.model_dump(mode="json"),
-                    "now": None if side.now is None else side.now.model_dump(mode="json"),
+                    "stored": None if side.stored is None else side.stored.to_json(),
+                    "now": None if side.now is None else side.now.to_json(),
                     "note": side.note,
                 }
                 for side in tensor.sides

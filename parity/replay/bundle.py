@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -62,6 +62,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="strings")
+
+    def to_json(self) -> Any:
+        """Return what JSON knows: infinite numbers and NaN as text, which `model_dump` would leave as they are."""
+        return json.loads(self.model_dump_json())
 
 
 class ArrayRecord(_Frozen):
@@ -140,6 +144,12 @@ class OffendingTensor(_Frozen):
     def side(self, side: Side) -> HeldTensor | None:
         """Return what is known of one side."""
         return {"truth": self.truth, "reference": self.reference, "port": self.port}[side]
+
+    def is_truth(self, side: Side) -> bool:
+        """Whether what is held of the side is bit for bit the truth, and so not stored a second time."""
+        about = self.side(side)
+        held = None if about is None else about.held_sha256
+        return held is not None and self.truth is not None and held == self.truth.held_sha256
 
 
 class Record(_Frozen):
@@ -234,7 +244,7 @@ class Bundle:
 
     def held(self, tensor: OffendingTensor, side: Side) -> Array | None:
         """Return what the file holds of a side: the whole tensor, or its windows one after the other."""
-        found = self.tensors.get(array_key(side, tensor.name))
+        found = self.tensors.get(array_key("truth" if tensor.is_truth(side) else side, tensor.name))
         return None if found is None else found.astype(np.float64)
 
     def _array(self, record: ArrayRecord, drawn: Mapping[str, AnyArray]) -> AnyArray:
@@ -243,8 +253,8 @@ class Bundle:
         if record.name not in drawn or digest(drawn[record.name]) != record.sha256:
             raise ReplayError(
                 f"the {record.role} {record.name!r} that is drawn from seed {self.case.seed} is not the one that "
-                "failed: the generator of cases has changed; replay with the version that wrote the bundle, mlx-parity "
-                f"{_version(self.record.environment)}"
+                "failed: the generator of cases, or what builds the reference, has changed; replay with the version "
+                f"that wrote the bundle, mlx-parity {_version(self.record.environment)}"
             )
         return drawn[record.name]
 
@@ -321,7 +331,9 @@ def _record(path: Path, text: bytes) -> Record:
     if found != SCHEMA:
         newer = isinstance(found, int) and found > SCHEMA
         advice = "it was written by a newer version: update mlx-parity" if newer else "write it again with `parity run`"
-        raise ReplayError(f"bundle {str(path)!r} has schema_version {found!r}; this version reads {SCHEMA}; {advice}")
+        raise ReplayError(
+            f"bundle {str(path)!r}: {RECORD} has schema_version {found!r}; this version reads {SCHEMA}; {advice}"
+        )
     try:
         return Record.model_validate_json(text)
     except ValidationError as error:
@@ -337,7 +349,7 @@ def _verify(path: Path, record: Record, tensors: Mapping[str, AnyArray]) -> None
     for tensor in record.tensors:
         for side in SIDES:
             about = tensor.side(side)
-            if about is not None and about.held_sha256 is not None:
+            if about is not None and about.held_sha256 is not None and (side == "truth" or not tensor.is_truth(side)):
                 expected[array_key(side, tensor.name)] = about.held_sha256
     names = {array.name for array in record.arrays if array.kept != "alias"}
     problems = [f"{name} is missing" for name in sorted(expected.keys() - tensors.keys())]

@@ -38,7 +38,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
         256,
         "elements around a peak of the error: wide enough for a row of a small model, or one period of a transform",
     ),
-    "windows": Limit(8, "peaks of a tensor that is too large: with 256 elements each, 16 KiB of float64 for each side"),
+    "windows": Limit(4, "peaks of a tensor that is too large: with 256 elements each, 8 KiB of float64 for each side"),
     "detail_characters": Limit(8000, "the end of a traceback, where the reason stands"),
 }
 

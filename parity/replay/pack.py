@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import PurePath
@@ -71,9 +71,9 @@ class Packed:
 def pack(bench: Bench, profile: HyperProfile, rung: Rung, examination: Examination) -> Packed:
     """Return the bundle of an examination.
 
-    Everything is stored whole if it fits `LIMITS["file_bytes"]`. Otherwise the first bad tensor comes first, then
-    inputs, parameters (those first that cannot be drawn again from seed and shape alone) and the other offending
-    tensors; of a tensor that does not fit, its windows are kept, of an input or a parameter the digest.
+    Everything is stored whole if it fits `LIMITS["file_bytes"]`. Otherwise the first bad tensor comes first, whole if
+    it fits, then the other offending tensors in windows, then parameters that cannot be drawn again from seed and shape
+    alone, inputs, and the other parameters. Of an input or a parameter that does not fit, the digest is kept.
 
     Raises:
         ReplayError: Names and digests alone are too large.
@@ -118,7 +118,9 @@ class _Shelf:
     arrays: dict[str, AnyArray] = field(default_factory=dict)
 
     def take(self, arrays: Mapping[str, AnyArray]) -> bool:
-        """Store all of `arrays` if they fit, else none of them."""
+        """Store all of `arrays` if they fit, else none of them; what is stored already costs nothing."""
+        if arrays.keys() <= self.arrays.keys():
+            return True
         plain = sum(array.nbytes for array in arrays.values())
         if plain > min(self.unpacked, self.deflated * limit("deflation")):
             return False
@@ -149,14 +151,18 @@ class _Content:
         drawn = fresh_parameters(bench.module).keys() & self.parameters.keys()
         originals = {self.digests[name]: name for name in sorted(drawn, reverse=True)}
         self.aliases = {n: originals[d] for n, d in self.digests.items() if n not in drawn and d in originals}
+        self._own = {name: array for name, array in self.parameters.items() if name not in self.aliases}
         self.environment = collect()
 
     def members(self, budget: int) -> dict[str, bytes]:
         """Return the members of the file with about `budget` bytes of arrays."""
         shelf = _Shelf(budget, limit("unpacked_bytes") // 2)
-        tensors = [self._keep_tensor(shelf, name) for name in self.names[:1]]
-        arrays = [*self._keep_inputs(shelf), *self._keep_parameters(shelf)]
-        tensors += [self._keep_tensor(shelf, name) for name in self.names[1:]]
+        shelf.take(self._everything())
+        tensors = [self._keep_tensor(shelf, name) for name in self.names]
+        parameters = self._stored_parameters(shelf, self._constructed)
+        arrays = list(self._keep_inputs(shelf))
+        parameters |= self._stored_parameters(shelf, self._own.keys() - parameters)
+        arrays += self._parameter_records(parameters)
         record = Record(
             schema_version=SCHEMA,
             component=self.bench.pair.name,
@@ -175,9 +181,14 @@ class _Content:
         return {
             **scripts,
             README: readme(record).encode(),
-            RECORD: (json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode(),
+            RECORD: (json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode(),
             TENSORS: safetensors.numpy.save({name: np.array(a, order="C") for name, a in shelf.arrays.items()}),
         }
+
+    def _everything(self) -> dict[str, AnyArray]:
+        inputs = {array_key("input", name): array for name, array in self.bench.inputs.items()}
+        parameters = {array_key("parameter", name): array for name, array in self._own.items()}
+        return {key: array for name in self.names for key, array in self._held(name, ()).items()} | inputs | parameters
 
     def _detail(self) -> str:
         details = (self.examination.judgements[name].detail for name in self.failing)
@@ -186,12 +197,16 @@ class _Content:
     # Offending tensors ---------------------------------------------------------------------------------------------
 
     def _keep_tensor(self, shelf: _Shelf, name: str) -> OffendingTensor:
+        """Store the first bad tensor whole if it fits; any other one too large for that in windows, without trying."""
+        whole = self._held(name, ())
         kept: Literal["whole", "windows", "none"] = "whole"
         windows: Windows = ()
-        if not shelf.take(self._held(name, windows)):
-            kept, windows = "windows", self._windows(name)
-        if kept == "windows" and not shelf.take(self._held(name, windows)):
-            kept, windows = "none", ()
+        small = max((array.size for array in whole.values()), default=0) <= limit("window") * limit("windows")
+        stored = whole.keys() <= shelf.arrays.keys()
+        if not (stored or ((small or name == self.names[0]) and shelf.take(whole))):
+            windows = self._windows(name)
+            kept = "windows" if shelf.take(self._held(name, windows)) else "none"
+            windows = windows if kept == "windows" else ()
         judgement = self.examination.judgements[name]
         about = {side: self._about(side, name, windows, stored=kept != "none") for side in SIDES}
         return OffendingTensor(
@@ -205,8 +220,10 @@ class _Content:
         )
 
     def _held(self, name: str, windows: Windows) -> dict[str, AnyArray]:
-        found = {side: self.sides[side].get(name) for side in SIDES}
-        return {array_key(side, name): cut(t.values, windows) for side, t in found.items() if t is not None}
+        """Return what is to be stored of a tensor; a side whose bits are the truth's, as at f64, is not repeated."""
+        found = {side: cut(t.values, windows) for side in SIDES if (t := self.sides[side].get(name)) is not None}
+        truth = digest(found["truth"]) if "truth" in found else ""
+        return {array_key(s, name): a for s, a in found.items() if s == "truth" or digest(a) != truth}
 
     def _about(self, side: Side, name: str, windows: Windows, stored: bool) -> HeldTensor | None:
         tensor = self.sides[side].get(name)
@@ -238,12 +255,12 @@ class _Content:
                 kept="stored" if stored else "seed",
             )
 
-    def _keep_parameters(self, shelf: _Shelf) -> Iterator[ArrayRecord]:
-        own = [name for name in self.parameters if name not in self.aliases]
-        stored = set(own)
-        if not shelf.take({array_key("parameter", name): self.parameters[name] for name in own}):
-            order = sorted(own, key=lambda name: (name in self._seeded, self.parameters[name].nbytes, name))
-            stored = {name for name in order if shelf.take({array_key("parameter", name): self.parameters[name]})}
+    def _stored_parameters(self, shelf: _Shelf, names: Set[str]) -> set[str]:
+        """Store those that fit, the smallest first, and return their names."""
+        order = sorted(names, key=lambda name: (self._own[name].nbytes, name))
+        return {name for name in order if shelf.take({array_key("parameter", name): self._own[name]})}
+
+    def _parameter_records(self, stored: Set[str]) -> Iterator[ArrayRecord]:
         for name, array in self.parameters.items():
             yield ArrayRecord(
                 name=name,
@@ -254,20 +271,19 @@ class _Content:
                 alias_of=self.aliases.get(name, ""),
             )
 
-    def _how(self, name: str, stored: set[str]) -> Literal["stored", "alias", "seed", "constructor"]:
+    def _how(self, name: str, stored: Set[str]) -> Literal["stored", "alias", "seed", "constructor"]:
         if name in self.aliases:
             return "alias"
         if name in stored:
             return "stored"
-        return "seed" if name in self._seeded else "constructor"
+        return "constructor" if name in self._constructed else "seed"
 
     @functools.cached_property
-    def _seeded(self) -> frozenset[str]:
-        """Parameters that follow from seed and shape alone: they come out the same over zeros."""
-        own = {name: array for name, array in self.parameters.items() if name not in self.aliases}
-        zeros = {name: np.zeros(array.shape) for name, array in own.items()}
+    def _constructed(self) -> frozenset[str]:
+        """Parameters that follow from more than seed and shape: over zeros they come out different."""
+        zeros = {name: np.zeros(array.shape) for name, array in self._own.items()}
         drawn = draw_parameters(self.bench.pair, self.bench.case, zeros)
-        return frozenset(name for name in own if digest(drawn[name]) == self.digests[name])
+        return frozenset(name for name in self._own if digest(drawn[name]) != self.digests[name])
 
 
 def peaks(port: Array, truth: Array) -> Windows:

@@ -19,10 +19,10 @@ Inputs and parameters:
 
 To run it again, with the packages of mlx-parity installed:
 
-    parity replay THIS{suffix}        both sides, judged again; --side reference or --side port for one
-    python run_reference.py           the reference alone, with torch and without MLX
-    python run_port.py                the port alone, with MLX and without torch
-    python run_both.py                both, without a verdict
+    parity replay THIS{suffix}   both sides, judged again; --side reference or --side port for one
+    python run_reference.py         the reference alone, with torch and without MLX
+    python run_port.py              the port alone, with MLX and without torch
+    python run_both.py              both, without a verdict
 
 The scripts read tensors.safetensors and bundle.json from their own folder. Keys of tensors.safetensors: input/NAME,
 parameter/NAME (names of the checkpoint), and truth/NAME, reference/NAME, port/NAME for every offending tensor. Values
