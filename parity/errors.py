@@ -10,6 +10,7 @@ ParityError                 every mistake that the command line answers with one
 ├── GoldenError             a golden file that cannot be read or understood
 ├── OutputError             a report folder that cannot be written
 ├── ReplayError             a bundle that cannot be read, was changed, or cannot be run again
+├── Float64ContextError      float64_forms() where it would silently do nothing, or a call that it cannot lift
 └── NotImplementedYetError  a knob that is defined, validated and not built yet
 ```
 
@@ -53,6 +54,8 @@ class OutputError(ParityError):
 
 class ReplayError(ParityError):
     """A bundle cannot be read, is not what it says, or cannot be run again."""
+class Float64ContextError(ParityError):
+    """The float64 context is entered, or something is called inside it, where MLX would compute in float32 unseen."""
 
 
 class NotImplementedYetError(ParityError):

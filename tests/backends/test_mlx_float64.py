@@ -14,16 +14,9 @@ import pytest
 import scipy.special
 
 from mlx_impl.ops import Library, Ops
-from parity.backends.mlx_float64 import (
-    ERF_END,
-    Float64Library,
-    Float64Spectrum,
-    cos64,
-    erf64,
-    exp64,
-    float64_ops,
-    sin64,
-)
+from parity.backends.mlx_float64 import Float64Library, float64_ops
+from parity.float64.elementwise import ERF_END, cos64, erf64, exp64, sin64
+from parity.float64.spectrum import Float64Spectrum
 from parity.results import Results
 from parity.run import Plan, execute
 from parity.spec.profile import CANONICAL
