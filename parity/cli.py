@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 
 DEFAULT_OUT = Path("reports/latest")
+_TABLE_WIDTH = 140
 
 
 class BudgetChoice(StrEnum):
@@ -117,12 +118,31 @@ def golden(
 @app.command()
 def env(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    survey: Annotated[
+        bool,
+        typer.Option(
+            "--survey",
+            help="Measure instead which of MLX's operations and gradients keep float64, bf16 and f16; takes a minute.",
+        ),
+    ] = False,
 ) -> None:
     """Show versions, processor, BLAS and switches, and measure how many mantissa bits each operation really has.
 
     A float64 that is really float32, or a float32 that is really TF32, is seen here and not guessed.
     """
-    raise typer.Exit(_guarded(lambda: _env(as_json)))
+    raise typer.Exit(_guarded(lambda: _survey(as_json) if survey else _env(as_json)))
+
+
+@app.command("float64")
+def float64_modules(
+    as_json: Annotated[bool, typer.Option("--json", help="Print every layer's figures as JSON.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of shapes, weights and inputs.")] = 0,
+) -> None:
+    """Compare layers of mlx.nn, as installed, with torch.nn in float64: as MLX computes it, and inside the context.
+
+    Exit status 1 if any layer misses 1e-12 inside the context, forward or gradients, or any precision leak is met.
+    """
+    raise typer.Exit(_guarded(lambda: _float64(as_json, seed)))
 
 
 @app.command()
@@ -329,6 +349,44 @@ def _env(as_json: bool) -> int:
             markup=False,
         )
     return 0
+
+
+def _survey(as_json: bool) -> int:
+    from parity.environment import collect, warm_up
+    from parity.float64.survey import survey
+    from parity.report.float64 import survey_table
+
+    warm_up()
+    rows = survey()
+    if as_json:
+        document = {"environment": collect().key(), "survey": [row.to_dict() for row in rows]}
+        sys.stdout.write(json.dumps(_finite(document), indent=2) + "\n")
+    else:
+        Console(highlight=False, width=_TABLE_WIDTH).print(survey_table(rows))
+    return 0
+
+
+def _float64(as_json: bool, seed: int) -> int:
+    import torch
+
+    from parity.environment import collect, warm_up
+    from parity.report.float64 import module_table
+    from parity.suites.third_party import examine_modules
+
+    torch.set_num_threads(1)
+    warm_up()
+    rows = examine_modules(seed)
+    passed = sum(row.passed for row in rows)
+    if as_json:
+        document = {"environment": collect().key(), "seed": seed, "modules": [row.to_dict() for row in rows]}
+        sys.stdout.write(json.dumps(_finite(document), indent=2) + "\n")
+    else:
+        out = Console(highlight=False, width=_TABLE_WIDTH)
+        out.print(module_table(rows))
+        out.print(
+            f"{'PASS' if passed == len(rows) else 'FAIL'}: {passed} of {len(rows)} layers, seed {seed}", markup=False
+        )
+    return 0 if passed == len(rows) else 1
 
 
 def _rungs(choices: list[str] | None) -> list[RungName]:

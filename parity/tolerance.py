@@ -99,6 +99,24 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "roundings on the way to an argument or a grid point: step, product, sum, function",
         "counted in both constructors; PyTorch's linspace differs from MLX's and NumPy's by at most 1 ulp",
     ),
+    "survey_float64": Constant(
+        64.0,
+        "rel L2 in u that an operation may have and still keep float64: 6 bits for its roundings and its truth's "
+        "(14 u seen, a pseudoinverse); the next coarser format is 29 bits away",
+        "`parity env --survey`; the same 6 bits part formats in parity.environment",
+    ),
+    "survey_half": Constant(
+        4.0,
+        "rel L2 in u that an operation may have and still keep bfloat16 or float16: half a unit for the result and "
+        "as much for every intermediate rounded to 16 bits; more means that it sums or chains in 16 bits",
+        "`parity env --survey`",
+    ),
+    "float64_module": Constant(
+        1e-12,
+        "rel L2 of a module inside the float64 context from torch's float64: 9000 u for the roundings of both and the "
+        "conditioning of small random layers; what float32 leaves in one operation is 1e-9 or more",
+        "`parity float64`",
+    ),
     "golden_reference": Constant(
         1e-12,
         "rel L2 of the reference's float64 from the original code's: the same formulas, summed in another order",

@@ -2,8 +2,8 @@
 
 The forms are put under the very names of `mlx.core`, `mlx.core.fast`, `mlx.core.fft` and `mlx.core.linalg`, and under
 every other name by which a module, a class, an object, a list or a closure holds the same function: the source of the
-module under test stays as it is. `mlx.nn` needs no forms of its own: its layers call these functions, and its activations,
-which MLX compiles at import, run as plain Python since compilation is off inside.
+module under test stays as it is. `mlx.nn` needs no forms of its own: its layers call these functions, and its
+activations, which MLX compiles at import, run as plain Python since compilation is off inside.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ REFUSED: Final[Mapping[str, str]] = {
 }
 """Functions that may not be called inside, and why."""
 
-UNWATCHED: Final = frozenset(
-    """array_equal async_eval can_cast checkpoint clear_cache clear_streams compile custom_function default_device
-    default_stream depends device_count device_info disable_compile eval export_function export_to_dot exporter
-    get_active_memory get_array_buffer_size get_cache_memory get_memory_limit get_peak_memory get_printoptions grad
-    is_available issubdtype isdtype jvp load new_stream new_thread_local_stream new_thread_unsafe_stream printoptions
-    reset_peak_memory result_type save save_gguf save_safetensors savez savez_compressed set_cache_limit
-    set_default_device set_default_stream set_memory_limit set_printoptions set_wired_limit stream synchronize
-    value_and_grad view vjp vmap fast.cuda_kernel fast.metal_kernel fast.precompiled_cuda_kernel""".split()
-)
+UNWATCHED: Final = frozenset((
+    "array_equal", "async_eval", "can_cast", "checkpoint", "clear_cache", "clear_streams", "compile",
+    "custom_function", "default_device", "default_stream", "depends", "device_count", "device_info",
+    "disable_compile", "eval", "export_function", "export_to_dot", "exporter", "get_active_memory",
+    "get_array_buffer_size", "get_cache_memory", "get_memory_limit", "get_peak_memory", "get_printoptions", "grad",
+    "is_available", "issubdtype", "isdtype", "jvp", "load", "new_stream", "new_thread_local_stream",
+    "new_thread_unsafe_stream", "printoptions", "reset_peak_memory", "result_type", "save", "save_gguf",
+    "save_safetensors", "savez", "savez_compressed", "set_cache_limit", "set_default_device", "set_default_stream",
+    "set_memory_limit", "set_printoptions", "set_wired_limit", "stream", "synchronize", "value_and_grad", "view",
+    "vjp", "vmap", "fast.cuda_kernel", "fast.metal_kernel", "fast.precompiled_cuda_kernel",
+))  # fmt: skip
 """Functions of MLX that compute nothing, or take functions: left alone."""
 
 OPERATORS: Final = tuple(
@@ -143,7 +145,9 @@ def _stand_ins(session: Session) -> list[Holder]:
             if name.startswith("_") or isinstance(original, type | ModuleType) or not callable(original):
                 continue
             if place in REFUSED:
-                found.append((module, name, original, Refused(session, module, name, place, original, None, REFUSED[place])))
+                found.append(
+                    (module, name, original, Refused(session, module, name, place, original, None, REFUSED[place]))
+                )
             elif place not in UNWATCHED:
                 form, formless = FORMS.get(place), FORMLESS.get(place, "")
                 found.append((module, name, original, Lifted(session, module, name, place, original, form, formless)))
@@ -156,7 +160,9 @@ def _stand_ins(session: Session) -> list[Holder]:
         if name in OPERATORS
     ]
     assign = vars(mx.array)["__setitem__"]
-    found.append((mx.array, "__setitem__", assign, Assignment(session, mx.array, "__setitem__", "array.__setitem__", assign)))
+    found.append(
+        (mx.array, "__setitem__", assign, Assignment(session, mx.array, "__setitem__", "array.__setitem__", assign))
+    )
     return found
 
 
@@ -189,23 +195,35 @@ def _holders(session: Session, stand_ins: list[Holder]) -> list[Holder]:
 
 
 def _places(holder: Any, wanted: Mapping[int, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    """Where in `holder` a wanted function can be exchanged; of a class's dictionary, the class."""
-    if isinstance(holder, dict):
-        owner = next((kind for kind in gc.get_referrers(holder) if _is_class_of(kind, holder)), holder)
-        yield from ((owner, key, value) for key, value in list(holder.items()) if id(value) in wanted)
+    """Where in `holder` a wanted function can be exchanged."""
+    if isinstance(holder, CellType):
+        if id(holder.cell_contents) in wanted:
+            yield holder, None, holder.cell_contents
     elif isinstance(holder, list):
         yield from ((holder, index, value) for index, value in enumerate(holder) if id(value) in wanted)
-    elif isinstance(holder, CellType) and id(holder.cell_contents) in wanted:
-        yield holder, None, holder.cell_contents
+    else:
+        for place, namespace in _namespaces(holder):
+            yield from ((place, key, value) for key, value in list(namespace.items()) if id(value) in wanted)
+
+
+def _namespaces(holder: Any) -> Iterator[tuple[Any, dict[Any, Any]]]:
+    """A dictionary, or the class that it belongs to; and an object's attributes, a module of mlx.nn being both."""
+    if isinstance(holder, dict):
+        yield next((kind for kind in gc.get_referrers(holder) if _is_class_of(kind, holder)), holder), holder
+    attributes = getattr(holder, "__dict__", None)
+    if isinstance(attributes, dict):
+        yield attributes, attributes
 
 
 def _is_class_of(kind: Any, namespace: dict[Any, Any]) -> bool:
-    return isinstance(kind, type) and dict(vars(kind)) == namespace
+    if not isinstance(kind, type) or vars(kind).keys() != namespace.keys():
+        return False
+    return all(vars(kind)[key] is value for key, value in namespace.items())
 
 
 def _report(session: Session, holder: Any, wanted: Mapping[int, tuple[Any, Lifted]]) -> None:
     for referent in gc.get_referents(holder):
-        if id(referent) in wanted and not isinstance(holder, dict):
+        if id(referent) in wanted and not isinstance(holder, dict):  # as a key it is not called
             session.record(wanted[id(referent)][1].place, "captured", f"by a {type(holder).__name__}")
 
 

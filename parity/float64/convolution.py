@@ -24,7 +24,9 @@ def _spread(x: mx.array, axis: int, step: int) -> mx.array:
     if step == 1:
         return x
     length = x.shape[axis]
-    spread = mx.pad(mx.expand_dims(x, axis + 1), [(0, 0)] * (axis + 1) + [(0, step - 1)] + [(0, 0)] * (x.ndim - axis - 1))
+    spread = mx.pad(
+        mx.expand_dims(x, axis + 1), [(0, 0)] * (axis + 1) + [(0, step - 1)] + [(0, 0)] * (x.ndim - axis - 1)
+    )
     shape = [*x.shape[:axis], length * step, *x.shape[axis + 1 :]]
     return _cut(spread.reshape(shape), axis, 0, length * step - (step - 1))
 
@@ -128,7 +130,7 @@ def conv_transpose(
     output_padding: Sizes = 0,
     groups: int = 1,
 ) -> mx.array:
-    """`mx.conv_transpose1d`, `2d`, `3d`: the input spread by `stride`, then the taps backwards over all that they meet."""
+    """`mx.conv_transpose1d`, `2d`, `3d`: the input spread by `stride`, the taps backwards over all they meet."""
     taps = weight.shape[1:-1]
     axes = len(taps)
     given = zip(taps, _each(dilation, axes), _each(padding, axes), strict=True)

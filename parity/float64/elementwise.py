@@ -1,8 +1,8 @@
 """Elementwise functions in float64, each with a derivative in float64.
 
-MLX computes sin, cos, exp, sigmoid, erf, erfinv and logaddexp of a float64 array to float32 accuracy on the CPU. Of tan,
-log2 and log10 only the derivative is lost, since MLX takes it from its own cosine and from float32 constants: a survey
-of results alone would not have found those three. u is the unit roundoff 2^-53 of float64.
+MLX computes sin, cos, exp, sigmoid, erf, erfinv and logaddexp of a float64 array to float32 accuracy on the CPU. Of
+tan, log2 and log10 only the derivative is lost, since MLX takes it from its own cosine and from float32 constants: a
+survey of results alone would not have found those three. u is the unit roundoff 2^-53 of float64.
 
 Source: ml-explore/mlx#4158, #3047; `parity env --survey` measures it.
 """
@@ -50,14 +50,15 @@ ERFINV_STEPS: Final = 3
 """Halley steps from a start of relative error 2e-3: 1e-8 after one, below u after two, one to spare in the tail."""
 
 
+Elementwise = Callable[[mx.array], mx.array]
+
+
 def _array(value: object) -> mx.array:
     """Narrow what a custom function returns, which MLX's stubs call an object."""
     return cast(mx.array, value)
 
 
-def _differentiable(
-    function: Callable[[mx.array], mx.array], slope: Callable[[mx.array], mx.array]
-) -> Callable[[mx.array], mx.array]:
+def _differentiable(function: Elementwise, slope: Elementwise) -> Elementwise:
     """Return `function` with its derivative given; MLX would take one from its own float32 functions."""
     custom = mx.custom_function(function)
 
@@ -70,7 +71,6 @@ def _differentiable(
     custom.vjp(pull)
     custom.jvp(push)
 
-    @functools.wraps(function)
     def call(x: mx.array) -> mx.array:
         return _array(custom(x))
 
@@ -125,6 +125,19 @@ def _cos(x: mx.array) -> mx.array:
     return (1 - t * t) / (1 + t * t)
 
 
+# Functions of our own around MLX's: a custom function that held MLX's own would look like a leak to the context.
+def _tan(x: mx.array) -> mx.array:
+    return _TAN(x)
+
+
+def _log2(x: mx.array) -> mx.array:
+    return _LOG2(x)
+
+
+def _log10(x: mx.array) -> mx.array:
+    return _LOG10(x)
+
+
 def _sigmoid(x: mx.array) -> mx.array:
     """1 / (1 + exp(-x)), or exp(x) / (1 + exp(x)) for x < 0, so that neither overflows; within 5 u."""
     tail = exp64(-mx.abs(x))
@@ -169,15 +182,23 @@ def _erfinv(x: mx.array) -> mx.array:
     return mx.where(radius == 0, x, mx.sign(x) * y)
 
 
-exp64 = _differentiable(_exp, lambda x: exp64(x))
-sin64 = _differentiable(_sin, lambda x: cos64(x))
-cos64 = _differentiable(_cos, lambda x: -sin64(x))
-sigmoid64 = _differentiable(_sigmoid, lambda x: sigmoid64(x) * sigmoid64(-x))
-erf64 = _differentiable(_erf, _gauss)
-erfinv64 = _differentiable(_erfinv, lambda x: 1 / _gauss(erfinv64(x)))
-tan64 = _differentiable(lambda x: _TAN(x), lambda x: 1 + mx.square(tan64(x)))
-log2_64 = _differentiable(lambda x: _LOG2(x), lambda x: 1 / (x * math.log(2)))
-log10_64 = _differentiable(lambda x: _LOG10(x), lambda x: 1 / (x * math.log(10)))
+def _exp_slope(x: mx.array) -> mx.array:
+    return exp64(x)
+
+
+def _sin_slope(x: mx.array) -> mx.array:
+    return cos64(x)
+
+
+exp64: Elementwise = _differentiable(_exp, _exp_slope)
+sin64: Elementwise = _differentiable(_sin, _sin_slope)
+cos64: Elementwise = _differentiable(_cos, lambda x: -sin64(x))
+sigmoid64: Elementwise = _differentiable(_sigmoid, lambda x: sigmoid64(x) * sigmoid64(-x))
+erf64: Elementwise = _differentiable(_erf, _gauss)
+erfinv64: Elementwise = _differentiable(_erfinv, lambda x: 1 / _gauss(erfinv64(x)))
+tan64: Elementwise = _differentiable(_tan, lambda x: 1 + mx.square(tan64(x)))
+log2_64: Elementwise = _differentiable(_log2, lambda x: 1 / (x * math.log(2)))
+log10_64: Elementwise = _differentiable(_log10, lambda x: 1 / (x * math.log(10)))
 
 
 @mx.custom_function

@@ -7,7 +7,6 @@ and the same functions again with their forms.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -34,7 +33,6 @@ Form = Callable[..., Any]
 
 
 def _elementwise(function: Callable[[mx.array], mx.array]) -> Form:
-    @functools.wraps(function)
     def call(a: Any, /) -> mx.array:
         return function(wide(a))
 
@@ -192,7 +190,7 @@ def rope(
 
 
 def cross_entropy(logits: Any, targets: mx.array) -> mx.array:
-    """`mx.fast.cross_entropy`: logsumexp(logits) - logits[target] over the last axis, float64 where MLX says float32."""
+    """`mx.fast.cross_entropy`: logsumexp(logits) - logits[target] over the last axis, in float64."""
     x = wide(logits)
     return logsumexp(x, axis=-1) - mx.take_along_axis(x, targets[..., None], axis=-1).squeeze(-1)
 

@@ -29,10 +29,11 @@ SPECTRAL: Final[dict[str, Callable[..., Any]]] = {
 }
 """Functions of a complex array, for the pair of arrays that stands for one in float64."""
 
-LINEAR: Final = frozenset(
-    """broadcast_to concatenate cumsum diff expand_dims fft.fftshift fft.ifftshift flatten mean moveaxis pad repeat
-    reshape roll split squeeze stack stop_gradient sum swapaxes take take_along_axis tile transpose unflatten""".split()
-)
+LINEAR: Final = frozenset((
+    "broadcast_to", "concatenate", "cumsum", "diff", "expand_dims", "fft.fftshift", "fft.ifftshift", "flatten",
+    "mean", "moveaxis", "pad", "repeat", "reshape", "roll", "split", "squeeze", "stack", "stop_gradient", "sum",
+    "swapaxes", "take", "take_along_axis", "tile", "transpose", "unflatten",
+))  # fmt: skip
 """Functions that act on the real and the imaginary part alike, and on neither by the other."""
 
 
@@ -79,6 +80,7 @@ class Lifted:
         self.__name__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute by the form if any argument is float64, else by MLX."""
         if not self.session.open:
             return self._successor()(*args, **kwargs)
         exact = spectral = False
@@ -121,8 +123,8 @@ class Lifted:
         self.session.record(self._place, "formless", "of a float64 spectrum")
         raise Float64ContextError(
             f"mlx.core.{self._place} has no float64 form for a transform's result, which is a pair of arrays since MLX "
-            f"has no complex128; allowed: {', '.join(sorted(SPECTRAL.keys() | LINEAR))}, operators and transforms; take "
-            "`.real` and `.imag` instead"
+            f"has no complex128; allowed: {', '.join(sorted(SPECTRAL.keys() | LINEAR))}, operators and transforms; "
+            "take `.real` and `.imag` instead"
         )
 
     def _watched(self, result: Any) -> Any:
@@ -157,6 +159,7 @@ class Assignment(LiftedMethod):
     __slots__ = ()
 
     def __call__(self, target: mx.array, key: Any, value: Any) -> Any:
+        """Assign, and record what is rounded."""
         if self.session.open and isinstance(value, mx.array) and value.dtype == mx.float64 and target.dtype in COARSE:
             self.session.record(self._place, "downcast", str(target.dtype).rpartition(".")[2])
         return self._original(target, key, value)
@@ -168,11 +171,12 @@ class Refused(Lifted):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse while the session is open."""
         if not self.session.open:
             return self._successor()(*args, **kwargs)
         raise Float64ContextError(
-            f"mlx.core.{self._place} was called inside float64_forms(), where it is not allowed: {self._formless}; call it "
-            "after the context"
+            f"mlx.core.{self._place} was called inside float64_forms(), where it is not allowed: {self._formless}; "
+            "call it after the context"
         )
 
 

@@ -93,7 +93,8 @@ def _bluestein(real: mx.array, imag: mx.array, sign: int) -> Pair:
     wrapped = np.zeros((2, length))
     for part, values in zip(wrapped, (cos, -sign * sin), strict=True):
         part[:n], part[length - n + 1 :] = values, values[:0:-1]
-    kernel = _dft(*_float64(*wrapped), sign=-1)
+    kernel_real, kernel_imag = _float64(*wrapped)
+    kernel = _dft(kernel_real, kernel_imag, sign=-1)
     padded = [(0, 0)] * (real.ndim - 1) + [(0, length - n)]
     given = _times((real, imag), (chirp[0], chirp[1]))
     product = _times(_dft(mx.pad(given[0], padded), mx.pad(given[1], padded), sign=-1), kernel)
