@@ -106,9 +106,10 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "`parity env --survey`; the same 6 bits part formats in parity.environment",
     ),
     "survey_half": Constant(
-        4.0,
-        "rel L2 in u that an operation may have and still keep bfloat16 or float16: half a unit for the result and "
-        "as much for every intermediate rounded to 16 bits; more means that it sums or chains in 16 bits",
+        2.0,
+        "rel L2 in u that an operation may have and still keep bfloat16 or float16: half a unit for the result and as "
+        "much for every intermediate rounded to 16 bits (1.4 u seen); bfloat16 inside float16 makes 3.3, a gradient that "
+        "subtracts what it has rounded 2.6 and more",
         "`parity env --survey`",
     ),
     "float64_module": Constant(

@@ -35,11 +35,11 @@ def _cut(x: mx.array, axis: int, start: int, stop: int, step: int = 1) -> mx.arr
     return x[(slice(None),) * axis + (slice(start, stop, step),)]
 
 
-def _padded(x: mx.array, low: list[int], high: list[int]) -> mx.array:
-    """Zeros at both ends of the spatial axes; a negative number cuts instead."""
+def _surrounded(x: mx.array, low: list[int], high: list[int], dilation: list[int]) -> mx.array:
+    """Zeros between the elements of the spatial axes and at both ends; a negative number cuts first, as in MLX."""
     pairs = list(zip(low, high, strict=True))
     for axis, (start, end) in enumerate(pairs, start=1):
-        x = _cut(x, axis, max(-start, 0), x.shape[axis] - max(-end, 0))
+        x = _spread(_cut(x, axis, max(-start, 0), x.shape[axis] - max(-end, 0)), axis, dilation[axis - 1])
     return mx.pad(x, [(0, 0), *((max(a, 0), max(b, 0)) for a, b in pairs), (0, 0)])
 
 
@@ -85,11 +85,9 @@ def conv_general(
     x, w = wide(input), wide(weight)
     axes = x.ndim - 2
     low, high = padding if isinstance(padding, tuple) and isinstance(padding[0], Sequence) else (padding, padding)
-    for axis, step in enumerate(_each(input_dilation, axes), start=1):
-        x = _spread(x, axis, step)
     if flip:
         w = w[(slice(None), *[slice(None, None, -1)] * axes)]
-    x = _padded(x, _each(low, axes), _each(high, axes))
+    x = _surrounded(x, _each(low, axes), _each(high, axes), _each(input_dilation, axes))
     taps = list(w.shape[1:-1])
     windows = _windows(x, taps, _each(stride, axes), _each(kernel_dilation, axes))
     w = w.reshape(w.shape[0], len(windows), w.shape[-1])

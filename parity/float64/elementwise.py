@@ -65,8 +65,8 @@ def _differentiable(function: Elementwise, slope: Elementwise) -> Elementwise:
     def pull(primals: mx.array, cotangents: mx.array, outputs: mx.array) -> mx.array:  # noqa: ARG001
         return cotangents * slope(primals)
 
-    def push(primals: list[mx.array], tangents: list[mx.array]) -> mx.array:
-        return tangents[0] * slope(primals[0])
+    def push(primals: mx.array, tangents: mx.array) -> mx.array:
+        return tangents * slope(primals)
 
     custom.vjp(pull)
     custom.jvp(push)
@@ -224,9 +224,13 @@ def _logaddexp_vjp(
 
 
 @_logaddexp.jvp
-def _logaddexp_jvp(primals: list[mx.array], tangents: list[mx.array]) -> mx.array:
+def _logaddexp_jvp(primals: tuple[mx.array, mx.array], tangents: tuple[mx.array | None, mx.array | None]) -> mx.array:
     x, y = primals
-    return tangents[0] * _share(x, y) + tangents[1] * _share(y, x)
+    pushed = mx.zeros_like(x)
+    for tangent, share in zip(tangents, (_share(x, y), _share(y, x)), strict=True):
+        if tangent is not None:  # an argument that does not vary
+            pushed = pushed + tangent * share
+    return pushed
 
 
 def logaddexp64(x: mx.array, y: mx.array) -> mx.array:

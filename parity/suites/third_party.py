@@ -221,7 +221,7 @@ def _encoder_rules() -> dict[str, Rule]:
 
 def _encoder_layer(norm_first: bool, activation: str) -> Callable[[np.random.Generator], Twins]:
     def build(generator: np.random.Generator) -> Twins:
-        b, l, heads, each, wide = _sizes(generator, (1, 3), (2, 9), (1, 4), (2, 8), (4, 40))
+        b, l, heads, each, wide = _sizes(generator, (1, 3), (2, 9), (1, 4), (4, 8), (4, 40))
         d = heads * each
         given: dict[str, Any] = {"activation": activation, "norm_first": norm_first, "batch_first": True}
         return Twins(
@@ -238,7 +238,7 @@ def _encoder_layer(norm_first: bool, activation: str) -> Callable[[np.random.Gen
 
 
 def _encoder(generator: np.random.Generator) -> Twins:
-    b, l, heads, each, wide, layers = _sizes(generator, (1, 3), (2, 9), (1, 4), (2, 8), (4, 40), (2, 3))
+    b, l, heads, each, wide, layers = _sizes(generator, (1, 3), (2, 9), (1, 4), (4, 8), (4, 40), (2, 3))
     d = heads * each
     layer = tnn.TransformerEncoderLayer(
         d, heads, wide, dropout=0.0, activation="gelu", norm_first=True, batch_first=True

@@ -19,7 +19,7 @@ def stream(seed: int) -> np.random.Generator:
 
 
 def mlx(values: npt.ArrayLike) -> mx.array:
-    return mx.array(np.asarray(values, dtype=np.float64), dtype=mx.float64)
+    return mx.array(np.array(values, dtype=np.float64, order="C"), dtype=mx.float64)
 
 
 def numpy(array: Any) -> Any:
