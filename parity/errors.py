@@ -54,6 +54,8 @@ class OutputError(ParityError):
 
 class ReplayError(ParityError):
     """A bundle cannot be read, is not what it says, or cannot be run again."""
+
+
 class Float64ContextError(ParityError):
     """The float64 context is entered, or something is called inside it, where MLX would compute in float32 unseen."""
 

@@ -108,8 +108,8 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
     "survey_half": Constant(
         2.0,
         "rel L2 in u that an operation may have and still keep bfloat16 or float16: half a unit for the result and as "
-        "much for every intermediate rounded to 16 bits (1.4 u seen); bfloat16 inside float16 makes 3.3, a gradient that "
-        "subtracts what it has rounded 2.6 and more",
+        "much for every intermediate rounded to 16 bits (1.4 u seen); bfloat16 inside float16 makes 3.3, a gradient "
+        "that subtracts what it has rounded 2.6 and more",
         "`parity env --survey`",
     ),
     "float64_module": Constant(

@@ -89,10 +89,10 @@ class Lifted:
             spectral = spectral or isinstance(value, Float64Spectrum)
         if not exact and not spectral:
             return self._original(*args, **kwargs)
+        if spectral and (self._form is None or not self._place.startswith("fft.")):
+            return self._of_spectra(args, kwargs)
         if self._form is not None:
             return _on_stream(self._form, args, kwargs)
-        if spectral:
-            return self._of_spectra(args, kwargs)
         if self._formless:
             self.session.record(self._place, "formless", self._formless)
         return self._watched(self._original(*args, **kwargs))

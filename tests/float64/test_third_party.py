@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
@@ -127,6 +128,11 @@ def test_an_error_beyond_the_bound_or_none_at_all_fails(errors: Errors) -> None:
     assert ModuleRow("x", 1, good, good, ()).passed
     assert not ModuleRow("x", 1, good, errors, ()).passed
     assert not ModuleRow("x", 1, good, good, ("sin",)).passed
+
+
+def test_the_documented_table_has_every_layer() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "float64.md").read_text(encoding="utf-8")
+    assert [name for name in MODULES_BEFORE if f"| {name} |" not in text] == []
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------

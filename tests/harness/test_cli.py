@@ -20,7 +20,7 @@ from parity.spec.profile import profile_names
 from parity.suites import PAIRS
 
 ROOT = Path(__file__).parents[2]
-COMMANDS: tuple[list[str], ...] = ([], ["run"], ["golden"], ["env"], ["replay"])
+COMMANDS: tuple[list[str], ...] = ([], ["run"], ["golden"], ["env"], ["float64"], ["calibrate"], ["replay"])
 SMALL = ("run", "pooler", "--rung", "f32", "--budget", "quick")
 
 
@@ -225,11 +225,13 @@ def test_a_failing_run_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 # Help and environment ---------------------------------------------------------------------------------------------
 
 OPTIONS = {
-    "": ["run", "golden", "env", "replay"],
+    "": ["run", "golden", "env", "float64", "calibrate", "replay"],
     "run": ["TARGET", "--profile", "--rung", "--budget", "--seed", "--case", "--out"],
     "golden": ["DIR", "--json"],
-    "env": ["--json"],
+    "calibrate": ["TARGET", "--profile", "--runs", "--seed", "--jobs", "--json"],
     "replay": ["BUNDLE", "--side", "--json"],
+    "env": ["--json", "--survey"],
+    "float64": ["--json", "--seed"],
 }
 
 HELP = """
