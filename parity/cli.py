@@ -371,11 +371,12 @@ def _float64(as_json: bool, seed: int) -> int:
 
     from parity.environment import collect, warm_up
     from parity.report.float64 import module_table
+    from parity.suites.m2_bert_float64 import examine_layers
     from parity.suites.third_party import examine_modules
 
     torch.set_num_threads(1)
     warm_up()
-    rows = examine_modules(seed)
+    rows = [*examine_modules(seed), *examine_layers(seed)]
     passed = sum(row.passed for row in rows)
     if as_json:
         document = {"environment": collect().key(), "seed": seed, "modules": [row.to_dict() for row in rows]}

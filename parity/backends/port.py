@@ -33,11 +33,19 @@ def build_port(
     """
     ops = float64_ops(profile) if rung.name == "f64" else Ops(profile)
     with mx.stream(mx.cpu):
-        module: nn.Module = pair.port(structure, profile, ops)
+        return fill_port(pair, pair.port(structure, profile, ops), rung, state)
+
+
+def fill_port(pair: Pair, module: nn.Module, rung: Rung, state: Mapping[str, AnyArray]) -> nn.Module:
+    """Cast a port to `rung` and fill it from a state dict, unless the pair compares freshly built ones.
+
+    Raises:
+        WeightsError: The state dict does not map one to one onto the port.
+    """
+    cast(module, MLX_DTYPES[rung.dtype])
+    if not pair.fresh:
+        pair.transfer(module, {name: mlx_from_numpy(array, "float64") for name, array in state.items()})
         cast(module, MLX_DTYPES[rung.dtype])
-        if not pair.fresh:
-            pair.transfer(module, {name: mlx_from_numpy(array, "float64") for name, array in state.items()})
-            cast(module, MLX_DTYPES[rung.dtype])
     return module.eval()
 
 

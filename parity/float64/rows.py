@@ -32,6 +32,7 @@ class ModuleRow:
         lifted: Errors inside the context.
         leaks: Precision leaks met inside the context.
         refusal: Why MLX itself refuses, else ''.
+        bound: Name of the constant of `parity.tolerance` within which it must be.
     """
 
     module: str
@@ -40,11 +41,12 @@ class ModuleRow:
     lifted: Errors
     leaks: tuple[str, ...]
     refusal: str = ""
+    bound: str = "float64_module"
 
     @property
     def passed(self) -> bool:
         """Whether outputs and gradients inside the context are within the table's bound, and nothing leaked."""
-        bound = CONSTANTS["float64_module"].value
+        bound = CONSTANTS[self.bound].value
         errors = (self.lifted.output, self.lifted.gradient)
         return not self.leaks and all(error is not None and error <= bound for error in errors)
 
