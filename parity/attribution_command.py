@@ -1,0 +1,87 @@
+"""`parity attribute`: which meaning a port computes, by its outputs alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from parity.errors import ConfigError
+from parity.spec.precision import RUNGS, Rung
+from parity.spec.profile import load_profile, require_built
+
+
+def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
+    """Add the command `attribute` to `app`; `guarded` turns a user's mistake into one line and an exit status."""
+
+    @app.command()
+    def attribute(
+        target: Annotated[str, typer.Argument(metavar="TARGET", help="One component, for example `layer`.")],
+        profile: Annotated[
+            str | None,
+            typer.Option(
+                help="A profile's name, or the path of a JSON file. Default: $MLX_M2_PROFILE, else mlx_stable."
+            ),
+        ] = None,
+        rung: Annotated[str, typer.Option(help="Where the port runs: f64, f32, bf16 or f16.")] = "f32",
+        seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything drawn.")] = 0,
+        as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    ) -> None:
+        """Say which known meaning the port computes, from its outputs alone.
+
+        Every alternative meaning of the library has a beta: 0 if the port does not mean it, 1 if it does.
+
+        Exit status 0 if the port shows its own meaning and nothing else, 1 if it does not.
+        """
+        raise typer.Exit(guarded(lambda: _attribute(target, profile, rung, seed, as_json)))
+
+
+def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: int, as_json: bool) -> int:
+    profile, rung = load_profile(profile_choice), _rung(rung_name)
+    require_built(profile)
+    import torch
+
+    from parity.attribution import attribute, profile_sentence, sentence, table_lines
+    from parity.cases import FINE_LADDER, FULL_LADDER
+    from parity.environment import warm_up
+    from parity.suites import select
+    from parity.suites.m2_bert_alternatives import ALTERNATIVES, probes
+
+    torch.set_num_threads(1)
+    warm_up()
+    (pair,) = select([target])
+    if rung.name not in pair.only_rungs:
+        raise ConfigError(f"{pair.name} has no rung {rung.name}: {pair.only_rungs_reason}")
+    cases = probes(pair, seed, FULL_LADDER if rung.is_half else FINE_LADDER)
+    answer = attribute(pair, cases, profile, rung, ALTERNATIVES)
+    if as_json:
+        data = {"sentence": sentence(answer), "seed": seed, **dataclasses.asdict(answer)}
+        sys.stdout.write(json.dumps(_finite(data), indent=2) + "\n")
+    else:
+        head = f"{pair.name} under {profile.name} at {rung.name}, {answer.elements} outputs of {len(cases)} cases"
+        lines = [*(table_lines(answer) if answer.findings else []), f"{head}: {sentence(answer)}"]
+        out = Console(highlight=False, soft_wrap=True)
+        for line in (*lines, profile_sentence(answer, profile)):
+            out.print(line, markup=False)
+    return 0 if answer.passed else 1
+
+
+def _rung(name: str) -> Rung:
+    for known, rung in RUNGS.items():
+        if known == name:
+            return rung
+    raise ConfigError(f"unknown rung {name!r}; allowed: {', '.join(RUNGS)}")
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with what JSON cannot write, infinity and NaN, as text."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and value - value != 0 else value
