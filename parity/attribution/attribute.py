@@ -208,31 +208,33 @@ def _violations(fit: Projection, tried: Sequence[Alternative]) -> tuple[str, ...
 
 
 def _explains(fit: Projection, residual: Array, signatures: Array, ranked: Sequence[int]) -> tuple[int, ...]:
-    """Return the closest alternative if it explains the port, else a pair that does, else nothing.
+    """Return the closest alternative if it explains the port, else two that do together, else nothing.
 
     One explains it if its beta, by itself, is within the gate around 1, with a standard error that counts, and what
-    is left is rounding, or a hundredth of the residual.
+    is left is rounding. Where nothing leaves rounding alone, a hundredth of the squared residual may be left.
     """
-    if not ranked:
-        return ()
-    first = ranked[0]
-    if _is_one(fit.alone[first], fit.alone_error[first]) and _is_enough(fit, float(fit.distance[first])):
-        return (first,)
-    return _explaining_pair(fit, residual, signatures, ranked)
+    first = tuple(column for column in ranked[:1] if _is_one(fit.alone[column], fit.alone_error[column]))
+    both = _explaining_pair(fit, residual, signatures, ranked)
+    for enough in (_within_noise, _within_share):
+        for columns in (first, both):
+            rest = residual - signatures[:, columns].sum(axis=1)
+            if columns and enough(fit, float(np.linalg.norm(rest))):
+                return columns
+    return ()
 
 
 def _explaining_pair(fit: Projection, residual: Array, signatures: Array, ranked: Sequence[int]) -> tuple[int, ...]:
-    """Return two alternatives whose signatures add up to the residual, both with a joint beta near 1.
+    """Return the two alternatives with a joint beta near 1 whose signatures together leave the least.
 
     Adding up holds for small departures alone, and those are the ones that hide in one another.
     """
     ones = [column for column in ranked if _is_one(fit.beta[column], fit.error[column])]
-    for i, first in enumerate(ones):
-        for second in ones[i + 1 :]:
-            rest = residual - signatures[:, first] - signatures[:, second]
-            if _is_enough(fit, float(np.linalg.norm(rest))):
-                return (first, second)
-    return ()
+    pairs = [(first, second) for i, first in enumerate(ones) for second in ones[i + 1 :]]
+
+    def left(columns: tuple[int, int]) -> float:
+        return float(np.linalg.norm(residual - signatures[:, columns].sum(axis=1)))
+
+    return min(pairs, key=left, default=())
 
 
 def _places(mask: npt.NDArray[np.bool_]) -> list[int]:
@@ -243,10 +245,12 @@ def _is_one(beta: float, error: float) -> bool:
     return error < number("standard_error") and abs(beta - 1) <= number("beta")
 
 
-def _is_enough(fit: Projection, left: float) -> bool:
-    if left >= fit.residual:
-        return False
-    return left <= number("within_noise") * math.sqrt(fit.elements) or 1 - (left / fit.residual) ** 2 >= number("share")
+def _within_noise(fit: Projection, left: float) -> bool:
+    return left < fit.residual and left <= number("within_noise") * math.sqrt(fit.elements)
+
+
+def _within_share(fit: Projection, left: float) -> bool:
+    return left < fit.residual and 1 - (left / fit.residual) ** 2 >= number("share")
 
 
 def _same_here(ground: Ground, best: tuple[int, ...], tried: Sequence[Alternative]) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ import torch
 from einops import rearrange
 from torch.nn import functional
 
-from parity.attribution import Alternative, Probe, replaced
-from parity.cases import FINE_LADDER, Case
+from parity.attribution import Alternative, Probe, explain_failure, replaced
+from parity.cases import FINE_LADDER, FULL_LADDER, Case
 from parity.pairs import Pair, ParameterRule, Structure
 from parity.spec.arrays import Array
-from parity.spec.precision import RungName
+from parity.spec.precision import Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile
 from parity.suites.m2_bert import PUBLISHED
 from reference_torch import activations, blockdiag, embeddings, fft_conv, heads, hyena, mixer, mlp, model, norm
@@ -874,6 +874,15 @@ def probes(pair: Pair, seed: int, ladder: tuple[RungName, ...] = FINE_LADDER) ->
         Probe(Case.make(pair.name, structure, scale=scale, seed=seed * 1_000_003 + place, ladder=ladder), rules)
         for place, (structure, scale, rules) in enumerate(chosen)
     )
+
+
+def explain(pair: Pair, case: Case, profile: HyperProfile, rung: Rung) -> list[str]:
+    """Return the lines that a report prints beside a failing case: what the port behaves as, and its nearest profile.
+
+    The case may be blind (one position, three channels), so the probes of its component stand beside it.
+    """
+    ladder = FULL_LADDER if rung.is_half else FINE_LADDER
+    return explain_failure(pair, (Probe(case), *probes(pair, case.seed % 1000, ladder)), profile, rung, ALTERNATIVES)
 
 
 def _model_probes(pair: Pair) -> list[tuple[Structure, int, Rules]]:

@@ -113,7 +113,22 @@ NAMES_OF_THE_MODEL: Final = re.compile(r"m2|bert|hyena|monarch|mixer|blockdiag|f
 
 
 @pytest.mark.parametrize(
-    "module", ["pairs", "run", "examine", "verdict", "results", "cases", "trace", "replay", "backends/port"]
+    "module",
+    [
+        "pairs",
+        "run",
+        "examine",
+        "verdict",
+        "results",
+        "cases",
+        "trace",
+        "replay",
+        "strata",
+        "accuracy",
+        "calibrate",
+        "backends/port",
+        "attribution",
+    ],
 )
 def test_the_harness_names_nothing_of_m2_bert(module: str) -> None:
     path = ROOT / "parity" / module
