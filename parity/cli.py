@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from parity import attribution_command, laws_command, oracle_command, replay_command
+from parity import attribution_command, extremes_command, laws_command, oracle_command, replay_command
 from parity.errors import CaseError, ConfigError, ParityError
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
@@ -525,6 +525,7 @@ replay_command.register(app, _guarded)
 attribution_command.register(app, _guarded)
 laws_command.register(app, _guarded)
 oracle_command.register(app, _guarded)
+extremes_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()
