@@ -19,9 +19,9 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Test the harness: every check is shown failing once. Arguments go to pytest."""
+    """Test the harness: every check is shown failing once, on all processors. Arguments go to pytest."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session

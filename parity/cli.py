@@ -242,6 +242,7 @@ def _run(
     from parity.results import Results
     from parity.run import Plan, execute, plan_cases, require_buildable
     from parity.suites import select
+    from parity.suites.m2_bert_alternatives import explain
 
     torch.set_num_threads(1)
     warm_up()
@@ -262,6 +263,7 @@ def _run(
         seed,
         cases,
         spelling=_spelling(profiles),
+        explain=explain,
     )
     meta = {
         "budget": budget.value,
@@ -446,17 +448,7 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
                 markup=False,
             )
     for failure in results.failures:
-        out.print(
-            f"FAIL {failure.component} {failure.profile} {failure.rung}: first bad tensor {failure.first_bad}: "
-            f"{failure.reason}; {failure.cases_failed} of {failure.cases} cases\n  again: {failure.rerun}",
-            markup=False,
-        )
-        if failure.meaning is not None:
-            out.print(f"  {failure.meaning.sentence}; worst ratio {failure.worst_ratio:.3g}", markup=False)
-        if folder is not None and failure.bundle:
-            out.print(f"  bundle: {shlex.join(['parity', 'replay', str(folder / failure.bundle)])}", markup=False)
-        if detailed and failure.detail:
-            out.print(failure.detail, markup=False)
+        _print_failure(out, failure, folder, detailed)
     for skips, what in (
         ([skip for skip in results.skips if skip.cases is None], "combinations of component, profile and rung"),
         ([skip for skip in results.skips if skip.cases], "runs of single cases"),
@@ -473,6 +465,22 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
         f"{len(results.failures)} failures, seed {results.meta['seed']}{where}",
         markup=False,
     )
+
+
+def _print_failure(out: Console, failure: Any, folder: Path | None, detailed: bool) -> None:
+    out.print(
+        f"FAIL {failure.component} {failure.profile} {failure.rung}: first bad tensor {failure.first_bad}: "
+        f"{failure.reason}; {failure.cases_failed} of {failure.cases} cases\n  again: {failure.rerun}",
+        markup=False,
+    )
+    if failure.meaning is not None:
+        out.print(f"  {failure.meaning.sentence}; worst ratio {failure.worst_ratio:.3g}", markup=False)
+    for line in failure.attribution:
+        out.print(f"  {line}", markup=False)
+    if folder is not None and failure.bundle:
+        out.print(f"  bundle: {shlex.join(['parity', 'replay', str(folder / failure.bundle)])}", markup=False)
+    if detailed and failure.detail:
+        out.print(failure.detail, markup=False)
 
 
 def _accuracy_line(results: Any) -> str:

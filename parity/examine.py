@@ -68,6 +68,48 @@ class Examination:
     port: Trace | None = None
 
 
+class Modules:
+    """Reference and ports of one set of parameters under one meaning, at every rung, each built once.
+
+    Args:
+        pair: The pair.
+        case: Structure, seed and ladder, from which the parameters follow; its inputs play no part.
+        profile: Any profile of that meaning.
+        state: The reference's state dict, where the parameters are not to be drawn from the case.
+    """
+
+    def __init__(self, pair: Pair, case: Case, profile: HyperProfile, state: Arrays | None = None) -> None:
+        self.pair, self.case, self.profile = pair, case, profile
+        self.module = (
+            self._draw() if state is None else load_reference(build_reference(pair, case.options, profile), state)
+        )
+        self.state = state_of(self.module)
+        self._references: dict[str, nn.Module] = {}
+        self._ports: dict[tuple[HyperProfile, str], Any] = {}
+
+    def reference(self, rung: Rung) -> nn.Module:
+        """Return the reference at `rung`; of freshly built buffers, those that float32 builds."""
+        if rung.name not in self._references:
+            self._references[rung.name] = (
+                build_reference(self.pair, self.case.options, self.profile)
+                if self.pair.fresh
+                else at_rung(copy.deepcopy(self.module), rung)
+            )
+        return self._references[rung.name]
+
+    def port(self, profile: HyperProfile, rung: Rung) -> Any:
+        """Return the port under `profile` at `rung`."""
+        if (profile, rung.name) not in self._ports:
+            self._ports[profile, rung.name] = build_port(self.pair, self.case.options, profile, rung, self.state)
+        return self._ports[profile, rung.name]
+
+    def _draw(self) -> nn.Module:
+        if self.pair.fresh:
+            return build_reference(self.pair, self.case.options, self.profile, dtype="float64")
+        module = build_reference(self.pair, self.case.options, self.profile)
+        return fill_reference(module, draw_parameters(self.pair, self.case, fresh_parameters(module)))
+
+
 class Bench:
     """Truth, noise and references of one case under one meaning, computed once for all profiles and rungs.
 
@@ -76,19 +118,24 @@ class Bench:
         case: The case.
         profile: Any profile of that meaning.
         inputs: The inputs, where they are not to be drawn from the case.
-        state: The reference's state dict, likewise.
+        modules: The filled modules, where they are not to be drawn from the case.
+        intermediates: Whether the truth has them, or the outputs alone.
     """
 
     def __init__(
-        self, pair: Pair, case: Case, profile: HyperProfile, inputs: Arrays | None = None, state: Arrays | None = None
+        self,
+        pair: Pair,
+        case: Case,
+        profile: HyperProfile,
+        inputs: Arrays | None = None,
+        modules: Modules | None = None,
+        intermediates: bool = True,
     ) -> None:
         self.pair, self.case, self.profile = pair, case, profile
         self.inputs = draw_inputs(pair, case) if inputs is None else inputs
-        self.module = (
-            self._build() if state is None else load_reference(build_reference(pair, case.options, profile), state)
-        )
-        self.state = state_of(self.module)
-        truth = compute_truth(pair, self.module, self.inputs)
+        self.modules = Modules(pair, case, profile) if modules is None else modules
+        self.module, self.state = self.modules.module, self.modules.state
+        truth = compute_truth(pair, self.module, self.inputs, intermediates)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
@@ -100,20 +147,15 @@ class Bench:
         if rung.name == "f64":
             return self.truth
         if rung.name not in self._references:
-            self._references[rung.name] = run_reference(self.pair, self._reference_at(rung), self.inputs, rung)
+            self._references[rung.name] = run_reference(self.pair, self.modules.reference(rung), self.inputs, rung)
         return self._references[rung.name]
 
     def reference_output(self, rung: Rung) -> TracedTensor:
         """Return the reference's main output at `rung`, without the intermediates."""
         if rung.name not in self._main_outputs:
-            outputs = run_reference_outputs(self.pair, self._reference_at(rung), self.inputs, rung)
+            outputs = run_reference_outputs(self.pair, self.modules.reference(rung), self.inputs, rung)
             self._main_outputs[rung.name] = outputs[outputs.outputs[-1]]
         return self._main_outputs[rung.name]
-
-    def _reference_at(self, rung: Rung) -> nn.Module:
-        if self.pair.fresh:
-            return build_reference(self.pair, self.case.options, self.profile)
-        return at_rung(copy.deepcopy(self.module), rung)
 
     def noise(self, rung: Rung, draws: int = NOISE_DRAWS) -> Mapping[str, Noise]:
         """Return the predicted error of every tensor at `rung` from so many draws."""
@@ -140,12 +182,6 @@ class Bench:
             return {}
         return self.pair.scales(self.case.options, profile, self.state, self.inputs)
 
-    def _build(self) -> nn.Module:
-        if self.pair.fresh:
-            return build_reference(self.pair, self.case.options, self.profile, dtype="float64")
-        module = build_reference(self.pair, self.case.options, self.profile)
-        return fill_reference(module, draw_parameters(self.pair, self.case, fresh_parameters(module)))
-
 
 def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     """Run the port under `profile` at `rung` and judge every tensor of the reference, in execution order.
@@ -157,7 +193,7 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     if skipped:
         return Examination({}, skipped)
     try:
-        port = run_port(bench.pair, _port_at(bench, profile, rung), bench.inputs, rung)
+        port = run_port(bench.pair, bench.modules.port(profile, rung), bench.inputs, rung)
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
         return Examination(dict.fromkeys(bench.truth.outputs, raised))
@@ -175,10 +211,6 @@ def out_of_range(bench: Bench, rung: Rung) -> str:
     if largest > LARGEST_VALUE.get(rung.name, np.inf):
         return f"the truth passes through numbers above {LARGEST_VALUE[rung.name]:g}: out of range"
     return ""
-
-
-def _port_at(bench: Bench, profile: HyperProfile, rung: Rung) -> Any:
-    return build_port(bench.pair, bench.case.options, profile, rung, bench.state)
 
 
 def _judgements(bench: Bench, profile: HyperProfile, rung: Rung, port: Trace, draws: int) -> dict[str, Judgement]:
@@ -200,7 +232,7 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung) -> Ratio:
     truth, reference = bench.truth[main].values, bench.reference_output(rung)
     held, case = BY_DTYPE[reference.dtype], bench.case.to_json()
     try:
-        port = run_port_outputs(bench.pair, _port_at(bench, profile, rung), bench.inputs, rung).get(main)
+        port = run_port_outputs(bench.pair, bench.modules.port(profile, rung), bench.inputs, rung).get(main)
     except Exception:  # noqa: BLE001 - a port that raises has no accuracy; what it raises is reported by `examine`
         return Ratio(math.inf, True, case)
     if port is None or port.values.shape != truth.shape or not np.isfinite(port.values).all():

@@ -103,8 +103,8 @@ class Failure:
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
     none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
     ratio, and `worst_ratio` that ratio. `meaning` says what kind of failure it is, None for a whole stratum that is
-    less accurate than the reference. `detail` is the traceback of a port that raised, `bundle` the path of what runs it
-    again, relative to the report's folder.
+    less accurate than the reference; `attribution` which known meaning the port has. `detail` is the traceback of a
+    port that raised, `bundle` the path of what runs it again, relative to the report's folder.
     """
 
     component: str
@@ -122,6 +122,7 @@ class Failure:
     worst_case: str = ""
     worst_ratio: float = 0.0
     meaning: Meaning | None = None
+    attribution: tuple[str, ...] = ()
     bundle: str = ""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from parity.accuracy import Assessment
@@ -17,7 +17,7 @@ from parity.pairs import Pair
 from parity.replay.files import BUNDLES
 from parity.replay.pack import pack
 from parity.results import Failure, Fidelity, Results, Row, Skip
-from parity.spec.precision import RUNGS, RungName
+from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
 from parity.strata import StrataPlan, assess_pair
 
@@ -43,11 +43,15 @@ BUDGETS: Final[dict[str, Budget]] = {
 }
 
 
+Explain = Callable[[Pair, Case, HyperProfile, Rung], Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run is asked to do.
 
-    `cases` replaces the drawn ones and the corpus; `spelling` says how the user chose a profile, by its name.
+    `cases` replaces the drawn ones and the corpus; `spelling` says how the user chose a profile, by its name. `explain`
+    says in words which known meaning a failing port has; it is asked once for a component, about its first failure.
     """
 
     pairs: Sequence[Pair]
@@ -57,6 +61,7 @@ class Plan:
     seed: int
     cases: Sequence[Case] = field(default=())
     spelling: Mapping[str, str] = field(default_factory=dict)
+    explain: Explain | None = None
 
     def command(self, case: Case, profile: str, rung: str) -> str:
         """Return the command that runs `case` again, the profile spelt as it was chosen."""
@@ -157,7 +162,7 @@ class _PairRun:
         results.failures += self._failures()
         assessments = list(self._assess())
         results.assessments += assessments
-        results.failures += [self._inferior(a) for a in assessments if not a.passed]
+        results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
         results.bundles |= self.bundles
 
     def _aim(self) -> Case | None:
@@ -184,7 +189,11 @@ class _PairRun:
             yield from assess_pair(plan, self.check)
 
     def _inferior(self, assessment: Assessment) -> Failure:
+        """A stratum's failure, with the bundle of its worst case."""
+        self.check()
         stratum = assessment.stratum
+        profile = next(profile for profile in self.profiles if profile.name == stratum.profile)
+        bundle = self._bundle(Case.from_json(self.pair.name, assessment.worst_case), profile, stratum.rung)
         return Failure(
             component=stratum.component,
             profile=stratum.profile,
@@ -199,7 +208,19 @@ class _PairRun:
             cases_failed=assessment.beyond,
             worst_case=assessment.worst_case,
             worst_ratio=assessment.largest,
+            bundle=bundle,
         )
+
+    def _bundle(self, case: Case, profile: HyperProfile, rung: RungName) -> str:
+        """Pack a case as it runs now, and return the bundle's path."""
+        bench = Bench(self.pair, case, profile)
+        return self._packed(bench, profile, rung, examine(bench, profile, RUNGS[rung]))
+
+    def _packed(self, bench: Bench, profile: HyperProfile, rung: RungName, examination: Examination) -> str:
+        bundle = pack(bench, profile, RUNGS[rung], examination)
+        path = f"{BUNDLES}/{bundle.name}"
+        self.bundles[path] = bundle.data
+        return path
 
     def _run_case(self, case: Case) -> None:
         benches: dict[tuple[object, ...], Bench] = {}
@@ -289,16 +310,26 @@ class _PairRun:
             if not failures and not self.plan.cases:
                 shrunk = self._shrink(profile, rung)
             small = shrunk if shrunk is not None and self._fails(shrunk, profile, rung) else None
-            failures.append(self._failure(profile, rung, small or min(cases, key=_size), small is not None, len(cases)))
+            failure = self._failure(profile, rung, small or min(cases, key=_size), small is not None, len(cases))
+            failures.append(failure if failures else self._explained(failure, profile, rung))
         return failures
+
+    def _explained(self, failure: Failure, profile: HyperProfile, rung: RungName) -> Failure:
+        """The failure with the words of `explain`; a port that raises computes no meaning."""
+        if self.plan.explain is None or failure.detail:
+            return failure
+        self.check()
+        try:
+            lines = self.plan.explain(self.pair, Case.from_json(self.pair.name, failure.case), profile, RUNGS[rung])
+        except Exception as error:  # noqa: BLE001 - a broken port may raise anything on the cases of the explanation
+            lines = [f"no attribution: the port raised {type(error).__name__} on its cases: {error}"]
+        return replace(failure, attribution=tuple(lines))
 
     def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
         bench = Bench(self.pair, case, profile)
         worst_ratio, worst = self.worst[profile.name, rung]
         examination = examine(bench, profile, RUNGS[rung])
         judgements = examination.judgements
-        bundle = pack(bench, profile, RUNGS[rung], examination)
-        self.bundles[f"{BUNDLES}/{bundle.name}"] = bundle.data
         name = first_bad(judgements) or "none: the case passed when it was run again"
         judgement = judgements.get(name)
         return Failure(
@@ -317,7 +348,7 @@ class _PairRun:
             worst_case=worst.to_json(),
             worst_ratio=worst_ratio,
             meaning=classify_tensor(bench, profile, name),
-            bundle=f"{BUNDLES}/{bundle.name}",
+            bundle=self._packed(bench, profile, rung, examination),
         )
 
     def _shrink(self, profile: HyperProfile, rung: RungName) -> Case | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from parity.accuracy import LOOKS, Assessment, Ratio, Stratum, judge_ratios, settled, skipped_stratum
 from parity.cases import STRATUM_FAMILIES, Case
-from parity.examine import Bench, accuracy, out_of_range
+from parity.examine import Bench, Modules, accuracy, out_of_range
 from parity.pairs import LengthClass, Pair
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import HyperProfile
@@ -18,6 +18,8 @@ SEEDS_PER_RUN: Final = 1_000_003
 """Distance of the seeds of two runs: more than a stratum has cases, so that no two runs share one."""
 
 Key = tuple[HyperProfile, RungName]
+Meaning = tuple[object, ...]
+"""The knobs of a profile that change what is computed."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ def assess_pair(plan: StrataPlan, check: Callable[[], object] = bool) -> Iterato
     if not plan.coarse_rungs:
         return
     for sizes in plan.pair.strata:
+        parameters: dict[tuple[int, Meaning], Modules] = {}
         for family in _families(plan, sizes):
-            yield from _Group(plan, sizes, family, check).assess()
+            yield from _Group(plan, sizes, family, parameters, check).assess()
 
 
 def _families(plan: StrataPlan, sizes: LengthClass) -> list[str]:
@@ -61,10 +64,20 @@ def _families(plan: StrataPlan, sizes: LengthClass) -> list[str]:
 
 
 class _Group:
-    """The strata of one length class and family: all profiles and rungs, which share their cases."""
+    """The strata of one length class and family: all profiles and rungs, which share their cases.
 
-    def __init__(self, plan: StrataPlan, sizes: LengthClass, family: str, check: Callable[[], object]) -> None:
-        self.plan, self.sizes, self.family, self.check = plan, sizes, family, check
+    Cases of one number have the same parameters in every family, so `modules` keeps what is built of them.
+    """
+
+    def __init__(
+        self,
+        plan: StrataPlan,
+        sizes: LengthClass,
+        family: str,
+        modules: dict[tuple[int, Meaning], Modules],
+        check: Callable[[], object],
+    ) -> None:
+        self.plan, self.sizes, self.family, self.modules, self.check = plan, sizes, family, modules, check
         self.keys: list[Key] = [(profile, rung) for profile in plan.profiles for rung in plan.coarse_rungs]
         self.ratios: dict[int, list[Ratio]] = {index: [] for index in range(len(self.keys))}
         self.skipped: dict[int, str] = {}
@@ -82,18 +95,24 @@ class _Group:
 
     def _add_case(self, number: int, indices: Sequence[int]) -> None:
         self.check()
-        benches: dict[tuple[object, ...], Bench] = {}
+        benches: dict[Meaning, Bench] = {}
         case = self._case(number)
         for index in indices:
             profile, rung = self.keys[index]
             if profile.semantics not in benches:
-                benches[profile.semantics] = Bench(self.plan.pair, case, profile)
+                benches[profile.semantics] = self._bench(case, number, profile)
             bench = benches[profile.semantics]
             reason = out_of_range(bench, RUNGS[rung])
             if reason:
                 self.skipped[index] = reason
             else:
                 self.ratios[index].append(accuracy(bench, profile, RUNGS[rung]))
+
+    def _bench(self, case: Case, number: int, profile: HyperProfile) -> Bench:
+        key = (number, profile.semantics)
+        if key not in self.modules:
+            self.modules[key] = Modules(self.plan.pair, case, profile)
+        return Bench(self.plan.pair, case, profile, modules=self.modules[key], intermediates=False)
 
     def _case(self, number: int) -> Case:
         family, scale = STRATUM_FAMILIES[self.family]

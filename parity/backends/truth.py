@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from parity.backends.reference import run_reference
+from parity.backends.reference import run_reference, run_reference_outputs
 from parity.backends.wide import WideAware, watch_wide
 from parity.environment import warm_up
 from parity.pairs import Pair
@@ -57,17 +57,18 @@ class _Largest(WideAware):
         return result
 
 
-def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray]) -> Truth:
-    """Return the trace of the float64 reference `module`, and how large its numbers grow.
+def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], intermediates: bool = True) -> Truth:
+    """Return the trace of the float64 reference `module`, with or without intermediates, and how large numbers grow.
 
     Raises:
         UnstableTruthError: The second run differs from the first in a bit.
     """
     warm_up()
-    first = run_reference(pair, module, inputs, RUNGS["f64"])
+    run = run_reference if intermediates else run_reference_outputs
+    first = run(pair, module, inputs, RUNGS["f64"])
     mode = _Largest()
     with watch_wide(module, mode), mode:
-        second = run_reference(pair, module, inputs, RUNGS["f64"])
+        second = run(pair, module, inputs, RUNGS["f64"])
     for name, tensor in first.items():
         if tensor.values.tobytes() != second[name].values.tobytes():
             raise UnstableTruthError(

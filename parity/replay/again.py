@@ -10,7 +10,7 @@ from parity.backends.port import build_port, run_port
 from parity.backends.reference import build_reference, fresh_parameters
 from parity.environment import collect
 from parity.errors import ReplayError
-from parity.examine import Bench, Examination, examine
+from parity.examine import Bench, Examination, Modules, examine
 from parity.pairs import Pair
 from parity.replay.bundle import Bundle, Numbers, Side
 from parity.replay.pack import failing, numbers_of
@@ -89,7 +89,7 @@ def replay(bundle: Bundle, pair: Pair, sides: Sides = "both") -> ReplayResult:
         return _result(bundle, sides, {"port": trace}, None, raised)
     case, profile, rung = bundle.case, bundle.record.profile, RUNGS[bundle.record.rung]
     state = bundle.state(pair, lambda: _fresh(bundle, pair))
-    bench = Bench(pair, case, profile, inputs=bundle.inputs(pair), state=state)
+    bench = Bench(pair, case, profile, bundle.inputs(pair), Modules(pair, case, profile, state))
     traces: dict[Side, Mapping[str, TracedTensor]] = {"truth": bench.truth, "reference": bench.reference(rung)}
     if sides == "reference":
         return _result(bundle, sides, traces, None)

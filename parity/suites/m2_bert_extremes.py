@@ -257,7 +257,6 @@ def _row(size: float) -> list[float]:
 _SINE_SIGN: Final = "MLX's float32 sin returns +0 for -0"
 _SINE_SUBSTITUTE: Final = "the f64 substitute halves its argument, and half of the smallest subnormal is 0"
 _ERF: Final = "MLX's erf is Abramowitz-Stegun 7.1.26, absolute error 8.5 u: nothing is left near 0, not even the sign"
-_ERF_SUBSTITUTE: Final = "the f64 substitute has an absolute error of 16 u: near 0 its result is rounding, or -0"
 _GELU_PRODUCT: Final = "the port multiplies by 1 + erf = 2 before it halves, as the formula is written: 2 x overflows"
 _GELU_VECTOR: Final = "torch's oneDNN kernel (float32, four contiguous elements and more) gives NaN, its scalar one inf"
 _EXP: Final = "MLX's float32 exp is 0 up to -87.68313 and inf above 88.0; the limits are -103.97 and 88.72"
@@ -267,9 +266,7 @@ _TRANSFORM: Final = "beyond the range the f64 substitute's transform is NaN at e
 KNOWN: Final[Mapping[tuple[str, str, RungName], str]] = {
     ("sin", "0, -0", "f32"): _SINE_SIGN,
     ("sin", "subnormals", "f64"): _SINE_SUBSTITUTE,
-    ("erf", "0, -0", "f64"): _ERF_SUBSTITUTE,
     ("erf", "0, -0", "f32"): _ERF,
-    ("erf", "subnormals", "f64"): _ERF_SUBSTITUTE,
     ("erf", "subnormals", "f32"): _ERF,
     ("gelu_erf", "largest, -largest", "f64"): _GELU_PRODUCT,
     ("gelu_tanh", "largest, -largest", "f64"): _GELU_PRODUCT,

@@ -18,7 +18,7 @@ from parity.float64 import survey as surveying
 from parity.float64.problems import OPERATIONS
 from parity.float64.rows import Errors, ModuleRow
 from parity.float64.survey import survey
-from parity.suites import third_party
+from parity.suites import m2_bert_float64, third_party
 from parity.suites.third_party import MODULES, Twins, examine_module, fill
 
 BOUND: Final = 1e-12
@@ -142,6 +142,7 @@ def test_the_documented_table_has_every_layer() -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {name: MODULES_BEFORE[name] for name in ("Linear", "SiLU")}
     monkeypatch.setattr(third_party, "MODULES", chosen)
+    monkeypatch.setattr(m2_bert_float64, "PROFILES", ())
 
 
 @pytest.mark.usefixtures("few")

@@ -77,6 +77,27 @@ def test_the_command_line_exits_1_and_prints_a_command_that_fails_again(
     assert summary["failures"][0]["first_bad"] == fault.first_bad
 
 
+def test_the_command_line_says_which_meaning_the_port_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    PLANTED_FAULTS[0].plant(monkeypatch)
+    arguments = ["run", "mlp", "--profile", "canonical", "--rung", "f32", "--budget", "quick", "--seed", "0"]
+    outcome = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert "behaves as if: gelu=tanh (beta 1.0" in outcome.output
+    assert "different meaning: error at f64" in outcome.output
+    assert "behaves as if: gelu=tanh" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["failures"][0]["meaning"]["kind"] == "different meaning"
+
+
+def test_an_explanation_that_raises_is_said_and_the_failure_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> list[str]:
+        raise ValueError("planted")
+
+    PLANTED_FAULTS[0].plant(monkeypatch)
+    plan = Plan(select(["mlp"]), [load_profile("canonical")], ("f64",), "quick", seed=0, explain=broken)
+    (failure,) = execute(plan, Results({})).failures
+    assert failure.attribution == ("no attribution: the port raised ValueError on its cases: planted",)
+
+
 def test_a_failing_case_is_shrunk_to_a_small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     PLANTED_FAULTS[0].plant(monkeypatch)
     failure = run("mlp", "canonical").failures[0]

@@ -55,7 +55,9 @@ def test_every_failure_of_a_run_leaves_a_bundle_that_the_report_names(
     for failure in failures:
         path = tmp_path / "out" / failure["bundle"]
         record = read_bundle(path).record
-        assert (record.first_bad, record.rung) == (failure["first_bad"], failure["rung"])
+        assert record.rung == failure["rung"]
+        if failure["meaning"] is not None:  # a stratum's bundle holds its worst case, whatever fails in it
+            assert record.first_bad == failure["first_bad"]
         assert record.case == json.loads(failure["case"])
         assert path.stat().st_size <= limit("file_bytes")
         assert failure["replay"] == f"parity replay {failure['bundle']}"
