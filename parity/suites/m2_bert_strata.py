@@ -120,6 +120,6 @@ STRATA: Final[Mapping[str, tuple[LengthClass, ...]]] = {
     "mlm_head": (LengthClass("any", {**HEAD, "batch": 2, "L": 8}),),
     "pooler": (LengthClass("any", {"batch": 8, "L": 9, "hidden_size": 32, "pool_all": True}, margins=SATURATED),),
     "attention_pooler": (LengthClass("any", {**HEAD, "batch": 8, "L": 9}, margins=SATURATED),),
-    "sequence_classification": (LengthClass("full", _model(16, 1, batch=8, vocab_size=40, pool_all=True)),),
-    "masked_lm": (LengthClass("full", _model(16, 2, vocab_size=40)),),
+    "sequence_classification": (LengthClass("full", _model(16, 1, batch=6, vocab_size=40, pool_all=True)),),
+    "masked_lm": (LengthClass("full", _model(16, 1, vocab_size=40)),),
 }

@@ -52,6 +52,32 @@ def pooler(call: Call) -> Pair:
     return replace(POOLER, call=call)
 
 
+# What is aimed at -------------------------------------------------------------------------------------------------
+
+
+def test_the_aimed_case_runs_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = results_of(POOLER)
+    monkeypatch.setitem(run.BUDGETS, "quick", replace(run.BUDGETS["quick"], aim_effort=12))
+    aimed = results_of(POOLER)
+    main, more = (next(row for row in found.rows if row.tensor == "y") for found in (plain, aimed))
+    assert more.cases == main.cases + 1
+    assert more.ratio >= main.ratio
+
+
+def test_an_interruption_is_noticed_while_aiming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(run.BUDGETS, "quick", replace(run.BUDGETS["quick"], cases=1, aim_effort=12))
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > len(POOLER.corpus) + 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(Plan([POOLER], [CANONICAL], ("f32",), "quick", 0), Results({}), check=check)
+
+
 # What is skipped --------------------------------------------------------------------------------------------------
 
 
