@@ -36,10 +36,10 @@ from parity.spec.arrays import Arrays
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
 from parity.tolerance import (
-    NOISE_DRAWS,
     REFINE_FROM,
     REFINE_TO,
     REFINED_DRAWS,
+    SCREENING_DRAWS,
     Scale,
     constant,
     propagated,
@@ -157,7 +157,7 @@ class Bench:
             self._main_outputs[rung.name] = outputs[outputs.outputs[-1]]
         return self._main_outputs[rung.name]
 
-    def noise(self, rung: Rung, draws: int = NOISE_DRAWS) -> Mapping[str, Noise]:
+    def noise(self, rung: Rung, draws: int = SCREENING_DRAWS) -> Mapping[str, Noise]:
         """Return the predicted error of every tensor at `rung` from so many draws."""
         if (rung.name, draws) not in self._noise:
             self._noise[rung.name, draws] = predict_noise(
@@ -197,7 +197,7 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
         return Examination(dict.fromkeys(bench.truth.outputs, raised))
-    judgements = _judgements(bench, profile, rung, port, NOISE_DRAWS)
+    judgements = _judgements(bench, profile, rung, port, SCREENING_DRAWS)
     if not bench.pair.fresh and any(REFINE_FROM < j.predicted_ratio < REFINE_TO for j in judgements.values()):
         judgements = _judgements(bench, profile, rung, port, REFINED_DRAWS)
     unpaired = [name for name in port if name not in bench.truth]

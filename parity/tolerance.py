@@ -38,14 +38,14 @@ CALIBRATION: Final = "docs/tolerances.md, section 'Calibration': `parity run --p
 CONSTANTS: Final[Mapping[str, Constant]] = {
     "propagated_rms": Constant(
         6.0,
-        "rms error over the predicted rms of 16 draws. An ill-conditioned tensor errs in one degree of freedom, so the "
-        "quotient is Student's t with 16; a perturbation has 0.58 u where a rounding has 0.43, so 6 is 8.1 sigma: "
-        "false alarm 5e-7 a tensor of that kind, and none worth naming for any other",
+        "rms error over the predicted rms of 64 draws. An ill-conditioned tensor errs in one degree of freedom, so the "
+        "quotient is Student's t with 64; a perturbation has 0.58 u where a rounding has 0.43, so 6 is 8.1 sigma: "
+        "false alarm 3e-11 a tensor of that kind, and none worth naming for any other",
         CALIBRATION,
     ),
     "propagated_max": Constant(
         6.0,
-        "largest error over the largest of 16 draws, which is no smaller than their rms: the same reasoning",
+        "largest error over the largest of those draws, which is no smaller than their rms: the same reasoning",
         CALIBRATION,
     ),
     "float64": Constant(
@@ -170,14 +170,21 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
 
 
 NOISE_DRAWS: Final = 16
-"""Perturbed runs behind every predicted error; `propagated_rms` counts on their number."""
+"""Perturbed runs behind a noise floor that only bounds from below: golden files, laws."""
+
+SCREENING_DRAWS: Final = 8
+"""Perturbed runs behind every predicted error at first."""
 
 REFINED_DRAWS: Final = 64
-"""Perturbed runs where a tensor is near its allowance or beyond: Student's t with 64 at 8.1 sigma is 2e-11."""
+"""Perturbed runs where a tensor is near its allowance or beyond; `propagated_rms` counts on their number."""
 
-REFINE_FROM: Final = 0.5
+REFINE_FROM: Final = 0.4
 REFINE_TO: Final = 100.0
-"""Ratios between which the prediction is refined; no draw makes good what is a hundred times too large."""
+"""Ratios between which the prediction is refined.
+
+Below, eight draws would have to overstate by 2.5 to hide a failure, P(chi2_8 > 50) = 4e-8 where there is a single
+degree of freedom; above, no draw makes good what is a hundred times too large.
+"""
 
 
 def constant(name: str) -> float:

@@ -25,15 +25,18 @@ from parity.accuracy import (
     settled,
     skipped_stratum,
 )
+from parity.backends.noise import Noise
 from parity.calibrate import Calibration, calibrate_seed
-from parity.cases import STRATUM_FAMILIES
+from parity.cases import STRATUM_FAMILIES, corpus_cases
+from parity.examine import Bench, examine
 from parity.pairs import LengthClass, Pair
 from parity.results import Results
 from parity.run import BUDGETS, Plan, execute
+from parity.spec.precision import RUNGS, Rung
 from parity.spec.profile import CANONICAL, load_profile
 from parity.strata import StrataPlan, assess_pair
 from parity.suites import PAIRS, select
-from parity.tolerance import CONSTANTS, constant
+from parity.tolerance import CONSTANTS, REFINED_DRAWS, SCREENING_DRAWS, constant
 
 STRATUM = Stratum("mlp", "canonical", "f32", "any", "normal")
 
@@ -257,3 +260,39 @@ def test_a_wrong_port_is_counted_as_alarms(monkeypatch: pytest.MonkeyPatch) -> N
     found = calibrate_seed(select(["pooler"]), [CANONICAL], 3)
     assert found.alarms
     assert all("seed 3" in alarm for alarm in found.alarms)
+
+
+# Refinement -----------------------------------------------------------------------------------------------------
+
+
+def _scaled_screening(factor: float, patch: pytest.MonkeyPatch) -> list[int]:
+    """Let eight draws predict `factor` times too much; return the numbers of draws that were asked for."""
+    original = Bench.noise
+    asked: list[int] = []
+
+    def noise(self: Bench, rung: Rung, draws: int = SCREENING_DRAWS) -> Any:
+        asked.append(draws)
+        found = original(self, rung, draws)
+        scale = factor if draws == SCREENING_DRAWS else 1.0
+        return {name: Noise(each.rms * scale, each.maximum * scale) for name, each in found.items()}
+
+    patch.setattr(Bench, "noise", noise)
+    return asked
+
+
+def _filter_bench() -> Bench:
+    (pair,) = select(["hyena_filter"])
+    return Bench(pair, corpus_cases(pair, 0)[0], CANONICAL)
+
+
+def test_a_right_port_whose_screening_was_unlucky_is_judged_by_more_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _scaled_screening(0.02, monkeypatch)
+    judgements = examine(_filter_bench(), CANONICAL, RUNGS["f32"]).judgements
+    assert all(judgement.passed for judgement in judgements.values())
+    assert set(asked) == {SCREENING_DRAWS, REFINED_DRAWS}
+
+
+def test_far_from_the_line_nothing_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _scaled_screening(1.0, monkeypatch)
+    examine(_filter_bench(), CANONICAL, RUNGS["f32"])
+    assert set(asked) == {SCREENING_DRAWS}
