@@ -131,6 +131,12 @@ def execute(
     return results
 
 
+LARGEST_EXCESS: Final = 1000.0
+"""Bits beyond a margin that a ratio can express."""
+
+FAILING_AIMS: Final = 3
+"""Failing examples of the search for a near case that run like the others."""
+
 NO_CASE: Final = "the pair has no case at all: neither a corpus nor drawn ones"
 
 
@@ -153,9 +159,8 @@ class _PairRun:
         for case in self.cases:
             self._run_case(case)
             on_case(self.pair.name)
-        aimed = self._aim()
-        if aimed is not None and aimed not in self.cases:
-            self._run_case(aimed)
+        for case in self._aim():
+            self._run_case(case)
         results.rows += self._sorted_rows()
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
@@ -165,21 +170,30 @@ class _PairRun:
         results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
         results.bundles |= self.bundles
 
-    def _aim(self) -> Case | None:
-        """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for."""
+    def _aim(self) -> list[Case]:
+        """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for.
+
+        What fails on the way is returned as well, the first few of it: no example is thrown away that shows a fault.
+        """
         effort = BUDGETS[self.plan.budget].aim_effort
         if self.plan.cases or not effort or not self.rungs:
-            return None
+            return []
         profile = self.profiles[0]
         rung = RUNGS["f32" if "f32" in self.rungs else self.rungs[0]]
+
+        found: list[Case] = []
 
         def score(case: Case) -> float:
             self.check()
             judgements = examine(Bench(self.pair, case, profile), profile, rung).judgements
+            if first_bad(judgements) is not None:
+                found.append(case)
             ratios = [judgement.predicted_ratio for judgement in judgements.values()]
             return max((ratio for ratio in ratios if math.isfinite(ratio)), default=0.0)
 
-        return aim_case(self.pair, score, self.plan.seed, effort)
+        aimed = aim_case(self.pair, score, self.plan.seed, effort)
+        candidates = [*found[:FAILING_AIMS], *([] if aimed is None else [aimed])]
+        return [case for case in dict.fromkeys(candidates) if case not in self.cases]
 
     def _assess(self) -> Iterator[Assessment]:
         """The accuracy test, where cases are not named one by one."""
@@ -200,7 +214,7 @@ class _PairRun:
             rung=stratum.rung,
             first_bad=f"the main output over all cases ({stratum.length_class}, {stratum.family})",
             reason=assessment.reason,
-            ratio=2.0 ** (assessment.bound - assessment.margin),
+            ratio=2.0 ** min(assessment.bound - assessment.margin, LARGEST_EXCESS),
             case=assessment.worst_case,
             shrunk=False,
             rerun=self.plan.stratum_command(stratum.component, stratum.profile, stratum.rung),

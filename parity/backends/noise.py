@@ -64,7 +64,6 @@ EXACT: Final = frozenset(
         "index",
         "lift_fresh",
         "neg",
-        "nll_loss_forward",
         "ones_like",
         "permute",
         "reshape",
@@ -137,7 +136,10 @@ class _Perturb(WideAware):
             return result
         parts = list(result) if isinstance(result, tuple) else [result]
         for error in errors:
-            parts[error.output] = parts[error.output] + unit * error.scale * self._random(error.shape)
+            random = self._random(error.shape)
+            if parts[error.output].is_complex():
+                random = torch.complex(random, self._random(error.shape))
+            parts[error.output] = parts[error.output] + unit * error.scale * random
         return tuple(parts) if isinstance(result, tuple) else parts[0]
 
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:

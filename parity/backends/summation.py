@@ -207,6 +207,16 @@ def _embedding_backward(args: tuple[Any, ...], result: Any) -> list[SumError]:
     return [SumError(0, squares.sqrt(), tuple(result.shape))]
 
 
+def _negative_log_likelihood(args: tuple[Any, ...], _result: Any) -> list[SumError]:
+    """The loss is a sum, or with reduction 1 a mean, over the labels that are not ignored."""
+    log_probabilities, labels, _, reduction, ignored = args[:5]
+    rows = torch.nonzero(labels != ignored).reshape(-1)
+    if reduction == 0 or rows.numel() == 0:
+        return []
+    scale = sequential(log_probabilities[rows, labels[rows]], (0,)).reshape(())
+    return [SumError(0, scale / rows.numel() if reduction == 1 else scale, ())]
+
+
 MODELS: Final[Mapping[str, Model]] = {
     "addmm": _biased_product,
     "baddbmm": _biased_product,
@@ -221,6 +231,7 @@ MODELS: Final[Mapping[str, Model]] = {
     "native_layer_norm_backward": _layer_norm_backward,
     "convolution_backward": _convolution_backward,
     "embedding_dense_backward": _embedding_backward,
+    "nll_loss_forward": _negative_log_likelihood,
 }
 """Operations that sum, by their name without namespace: from operands and results to the errors of the results."""
 

@@ -111,6 +111,19 @@ def test_what_stays_in_float32_is_perturbed_at_its_level() -> None:
     assert noise["1"].rms > 0.1 * RUNGS["bf16"].u * np.abs(X).max()
 
 
+def test_a_complex_sum_is_perturbed_in_both_parts() -> None:
+    def parts(x: torch.Tensor) -> torch.Tensor:
+        total = torch.complex(x, x).sum(0)
+        return torch.stack([total.real, total.imag])
+
+    x = np.ones((4096, 2))
+    module = Function(parts).double()
+    truth = module(torch.from_numpy(x)).numpy()
+    with perturbed(module, RUNGS["f32"], torch.Generator().manual_seed(0)):
+        shifts = np.abs(module(torch.from_numpy(x)).numpy() - truth).max(axis=1)
+    assert shifts.min() > 0.01 * shifts.max() > 0
+
+
 def test_an_empty_tensor_has_no_error() -> None:
     assert predict(Function(lambda x: x[:, :0] * 2))["y"] == Noise(0.0, 0.0)
 

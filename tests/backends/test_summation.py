@@ -174,6 +174,10 @@ OPERATIONS: dict[str, tuple[Any, Callable[[str], tuple[Any, ...]]]] = {
         ATEN.embedding_dense_backward,
         lambda family: (double(family, 8, 32, 4), torch.arange(256).reshape(8, 32) % 3, 5, -1, False),
     ),
+    "nll_loss_forward": (
+        ATEN.nll_loss_forward,
+        lambda family: (double(family, 512, 4), torch.arange(512) % 4, None, 1, -100),
+    ),
 }
 
 
@@ -222,6 +226,11 @@ def test_a_mean_ten_times_the_spread_costs_more_than_its_size(operation: str) ->
 
 def test_every_model_is_shown_against_its_operation() -> None:
     assert set(OPERATIONS) == set(MODELS)
+
+
+def test_a_loss_of_ignored_labels_has_no_error() -> None:
+    arguments = (double("normal", 4, 3), torch.full((4,), -100), None, 1, -100)
+    assert sum_errors("nll_loss_forward", arguments, ATEN.nll_loss_forward(*arguments)) == []
 
 
 def test_an_operation_that_sums_nothing_has_no_error() -> None:

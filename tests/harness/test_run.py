@@ -24,7 +24,7 @@ from parity.run import Plan, execute, plan_cases
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, load_profile
 from parity.suites import PAIRS
-from parity.suites.m2_bert import HYENA_BUFFERS, POOLER
+from parity.suites.m2_bert import HYENA_BUFFERS, MASKED_LM, POOLER
 
 ALL_RUNGS: tuple[RungName, ...] = ("f64", "f32", "bf16", "f16")
 
@@ -62,6 +62,50 @@ def test_the_aimed_case_runs_like_the_others(monkeypatch: pytest.MonkeyPatch) ->
     main, more = (next(row for row in found.rows if row.tensor == "y") for found in (plain, aimed))
     assert more.cases == main.cases + 1
     assert more.ratio >= main.ratio
+
+
+def test_what_fails_while_aiming_is_not_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(run.BUDGETS, "quick", replace(run.BUDGETS["quick"], cases=1, aim_effort=24))
+    known = {
+        (case.options["batch"], case.options["L"]) for case in plan_cases(Plan([POOLER], [], (), "quick", 0), POOLER)
+    }
+
+    def broken(module: Any, inputs: Inputs) -> Mapping[str, Any]:
+        if is_port(module) and inputs["x"].shape[:2] not in known:
+            raise ValueError("planted")
+        return POOLER.call(module, inputs)
+
+    results = results_of(pooler(broken))
+    assert results.verdict == "fail"
+    assert "planted" in results.failures[0].reason
+
+
+def test_a_port_that_remembers_its_first_call_fails() -> None:
+    called: set[int] = set()
+    kept: list[Any] = []
+
+    def forgetful(module: Any, inputs: Inputs) -> Mapping[str, Any]:
+        outputs = POOLER.call(module, inputs)
+        if is_port(module):
+            kept.append(module)
+            if id(module) in called:
+                return {name: value * 1.5 for name, value in outputs.items()}
+            called.add(id(module))
+        return outputs
+
+    results = results_of(pooler(forgetful), rungs=("f64",))
+    assert results.verdict == "fail"
+
+
+def test_a_loss_over_many_labels_is_not_accused() -> None:
+    sizes = {"batch": 64, "L": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 0, "vocab_size": 24}
+    case = Case.make(
+        "masked_lm", {**sizes, "max_position_embeddings": 16, "long_conv_l_max": 16}, ladder=("f64", "f32")
+    )
+    bench = Bench(MASKED_LM, case, CANONICAL)
+    for rung in ("f64", "f32"):
+        loss = examine(bench, CANONICAL, RUNGS[rung]).judgements["loss"]  # type: ignore[index]
+        assert loss.passed, loss.reason
 
 
 def test_an_interruption_is_noticed_while_aiming(monkeypatch: pytest.MonkeyPatch) -> None:
