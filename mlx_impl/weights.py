@@ -119,15 +119,21 @@ def move_axes(name: str, tensor: mx.array) -> mx.array:
     return tensor if move is None else move(tensor)
 
 
+SMALL: Final = 2**14
+"""Elements up to which tensors are put together to be checked at once; asked one by one, many small ones are slow."""
+
+
 def _not_finite(tensors: Mapping[str, mx.array]) -> list[str]:
-    """Names of the tensors with a NaN or an infinity; all are evaluated at once, which one by one would be slow."""
-    finite = {
-        name: mx.all(mx.isfinite(tensor))
-        for name, tensor in sorted(tensors.items())
-        if mx.issubdtype(tensor.dtype, mx.floating)
-    }
-    mx.eval(finite)
-    return [name for name, all_finite in finite.items() if not all_finite]
+    """Names of the tensors with a NaN or an infinity."""
+    floating = {name: tensor for name, tensor in sorted(tensors.items()) if mx.issubdtype(tensor.dtype, mx.floating)}
+    small = [name for name, tensor in floating.items() if tensor.size <= SMALL]
+    if small and _finite(mx.concatenate([floating[name].reshape(-1) for name in small])):
+        floating = {name: tensor for name, tensor in floating.items() if tensor.size > SMALL}
+    return [name for name, tensor in floating.items() if not _finite(tensor)]
+
+
+def _finite(tensor: mx.array) -> bool:
+    return bool(mx.all(mx.isfinite(tensor)))
 
 
 def _disagreements(used: Mapping[str, mx.array], aliases: Mapping[str, str]) -> list[str]:

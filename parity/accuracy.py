@@ -5,8 +5,8 @@ the truth itself. A stratum (component, profile, rung, length class, input famil
 of its mean r is within the margin, and no single case lies beyond the margin by two bits more.
 
 The cases come in looks, planned beforehand: after the first few, a bound within the margin ends the test; else more
-cases are added to the same sample. Only the last look can fail. Each look spends an equal part of the error
-probability (Bonferroni), so the bound holds at its level however many looks there were.
+cases are added to the same sample. Only the last look can fail, or a case beyond. Each look spends an equal part of
+the error probability (Bonferroni), so the bound holds at its level however many looks there were.
 
 It is a margin that is tested, never a difference: two deterministic libraries always differ significantly. The
 probability of no difference is reported and gates nothing.
@@ -20,6 +20,7 @@ Source: Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,14 +33,23 @@ from scipy import stats
 from parity.spec.precision import RungName
 from parity.tolerance import constant
 
-LOOKS: Final = (6, 24, 96)
+LOOKS: Final = (6, 12, 24, 48, 96)
 """Cases of a stratum after which its bound is formed."""
+
+FEWEST_CASES: Final = 16
+"""Cases that all strata of a component, profile and rung have together after the first look.
+
+A fault that shows in a quarter of the cases then stays unseen with a probability of 0.75**16 = 1 %.
+"""
 
 LEVEL: Final = 1e-3
 """Probability that a stratum whose true mean lies at the margin passes."""
 
 LARGEST_GAIN: Final = 8.0
 """Bits by which one case may speak for the port: an exact result must not outweigh a hundred poor ones."""
+
+LARGEST_LOSS: Final = 8.0
+"""Bits that a finite error counts for where the reference is exact and nothing was to be rounded."""
 
 SMALLEST_SPREAD: Final = 1e-3
 """Standard deviation in bits below which a spread is taken to be this: six equal ratios prove no certainty."""
@@ -82,6 +92,7 @@ class Assessment:
         reason: Which does not.
         worst_case: The case of the largest r.
         skipped: Why no case could be compared at this rung, if so; it is then neither passed nor failed.
+        cases_skipped: How many cases were drawn and not compared, being out of the rung's range.
     """
 
     stratum: Stratum
@@ -97,20 +108,43 @@ class Assessment:
     reason: str
     worst_case: str
     skipped: str = ""
+    cases_skipped: int = 0
 
 
-def skipped_stratum(stratum: Stratum, margin: float, reason: str) -> Assessment:
-    """Return the assessment of a stratum of which no case is within the rung's range."""
+def looks(strata: int) -> tuple[int, ...]:
+    """Return the looks of a component with so many strata a profile and rung: `LOOKS`, the first one raised.
+
+    The first is no smaller than `FEWEST_CASES` / strata, so that few strata have as many cases together as many do.
+    """
+    first = max(LOOKS[0], math.ceil(FEWEST_CASES / max(strata, 1)))
+    return tuple(dict.fromkeys(max(first, look) for look in LOOKS))
+
+
+def skipped_stratum(stratum: Stratum, margin: float, reason: str, cases: int) -> Assessment:
+    """Return the assessment of a stratum none of whose cases could be compared; `cases` were drawn."""
     return Assessment(
-        stratum, margin, 0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, passed=True, reason="", worst_case="", skipped=reason
+        stratum,
+        margin,
+        0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+        0,
+        passed=True,
+        reason="",
+        worst_case="",
+        skipped=reason,
+        cases_skipped=cases,
     )
 
 
 def error_bits(ratio: float) -> float:
-    """Return log2 of an error ratio, no less than -`LARGEST_GAIN`; infinite where the port has no finite error."""
+    """Return log2 of an error ratio, no less than -`LARGEST_GAIN`; `LARGEST_LOSS` where it is infinite."""
     if ratio <= 2.0**-LARGEST_GAIN:
         return -LARGEST_GAIN
-    return math.log2(ratio) if math.isfinite(ratio) else math.inf
+    return math.log2(ratio) if math.isfinite(ratio) else LARGEST_LOSS
 
 
 def settled(assessment: Assessment) -> bool:
@@ -118,8 +152,8 @@ def settled(assessment: Assessment) -> bool:
     return assessment.passed or assessment.beyond > 0
 
 
-def judge_ratios(stratum: Stratum, margin: float, ratios: Sequence[Ratio]) -> Assessment:
-    """Judge a sample of ratios against `margin` bits."""
+def judge_ratios(stratum: Stratum, margin: float, ratios: Sequence[Ratio], cases_skipped: int = 0) -> Assessment:
+    """Judge a sample of ratios against `margin` bits; `cases_skipped` others could not be compared."""
     bits = np.array([ratio.bits for ratio in ratios])
     mean, spread = _moments(bits)
     bound = _bound(mean, spread, bits.size)
@@ -152,6 +186,7 @@ def judge_ratios(stratum: Stratum, margin: float, ratios: Sequence[Ratio]) -> As
         passed=not reason,
         reason=reason,
         worst_case=worst.case if worst else "",
+        cases_skipped=cases_skipped,
     )
 
 
@@ -169,7 +204,9 @@ def _bound(mean: float, spread: float, cases: int) -> float:
     return mean + _quantile(cases) * max(spread, SMALLEST_SPREAD) / math.sqrt(cases)
 
 
+@functools.cache
 def _quantile(cases: int) -> float:
+    """Student's t at the level of one look."""
     return float(stats.t.ppf(1 - LEVEL / len(LOOKS), cases - 1))
 
 

@@ -487,7 +487,15 @@ def _accuracy_line(results: Any) -> str:
     compared = [assessment for assessment in results.assessments if not assessment.skipped]
     inferior = sum(not assessment.passed for assessment in compared)
     cases = sum(assessment.cases for assessment in compared)
-    return f"accuracy: {len(compared)} strata, {cases} cases, {inferior} less accurate than the reference"
+    line = f"accuracy: {len(compared)} strata, {cases} cases, {inferior} less accurate than the reference"
+    left_out = [assessment for assessment in results.assessments if assessment.cases_skipped or assessment.skipped]
+    if not left_out:
+        return line
+    reasons = "; ".join(dict.fromkeys(assessment.skipped for assessment in left_out if assessment.skipped))
+    return (
+        f"{line}; not compared: {sum(bool(assessment.skipped) for assessment in left_out)} strata, "
+        f"{sum(assessment.cases_skipped for assessment in left_out)} cases" + (f" ({reasons})" if reasons else "")
+    )
 
 
 def _golden_line(report: Any) -> str:

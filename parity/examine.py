@@ -20,6 +20,7 @@ from parity.backends.port import build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
     build_reference,
+    copy_values,
     fill_reference,
     fresh_parameters,
     load_reference,
@@ -80,12 +81,27 @@ class Modules:
 
     def __init__(self, pair: Pair, case: Case, profile: HyperProfile, state: Arrays | None = None) -> None:
         self.pair, self.case, self.profile = pair, case, profile
-        self.module = (
-            self._draw() if state is None else load_reference(build_reference(pair, case.options, profile), state)
-        )
-        self.state = state_of(self.module)
+        self.module = build_reference(pair, case.options, profile, dtype="float64" if pair.fresh else "float32")
+        self._fresh = fresh_parameters(self.module)
         self._references: dict[str, nn.Module] = {}
+        self._stale: set[str] = set()
         self._ports: dict[tuple[HyperProfile, str], Any] = {}
+        if state is not None:
+            load_reference(self.module, state)
+        elif not pair.fresh:
+            fill_reference(self.module, draw_parameters(pair, case, self._fresh))
+        self.state = state_of(self.module)
+
+    def redraw(self, case: Case) -> None:
+        """Give the references the parameters of another case of this structure; ports are built anew.
+
+        A port that keeps something of its first parameters must not be blamed on the case, hence a new one.
+        """
+        self.case = case
+        fill_reference(self.module, draw_parameters(self.pair, case, self._fresh))
+        self.state = state_of(self.module)
+        self._stale = set(self._references)
+        self._ports.clear()
 
     def reference(self, rung: Rung) -> nn.Module:
         """Return the reference at `rung`; of freshly built buffers, those that float32 builds."""
@@ -95,6 +111,9 @@ class Modules:
                 if self.pair.fresh
                 else at_rung(copy.deepcopy(self.module), rung)
             )
+        if rung.name in self._stale:
+            copy_values(self.module, self._references[rung.name])
+            self._stale.remove(rung.name)
         return self._references[rung.name]
 
     def port(self, profile: HyperProfile, rung: Rung) -> Any:
@@ -102,12 +121,6 @@ class Modules:
         if (profile, rung.name) not in self._ports:
             self._ports[profile, rung.name] = build_port(self.pair, self.case.options, profile, rung, self.state)
         return self._ports[profile, rung.name]
-
-    def _draw(self) -> nn.Module:
-        if self.pair.fresh:
-            return build_reference(self.pair, self.case.options, self.profile, dtype="float64")
-        module = build_reference(self.pair, self.case.options, self.profile)
-        return fill_reference(module, draw_parameters(self.pair, self.case, fresh_parameters(module)))
 
 
 class Bench:
@@ -252,8 +265,11 @@ def _judgements(bench: Bench, profile: HyperProfile, rung: Rung, port: Trace, dr
     return judgements
 
 
-def accuracy(bench: Bench, profile: HyperProfile, rung: Rung) -> Ratio:
-    """Return r = log2(port error / reference error) of the main output; infinite for a port that cannot be compared."""
+def accuracy(bench: Bench, profile: HyperProfile, rung: Rung, limit: float) -> Ratio:
+    """Return r = log2(port error / reference error) of the main output; infinite for a port that cannot be compared.
+
+    Above `limit` bits the error is also compared with what faithful arithmetic makes there.
+    """
     main = bench.truth.outputs[-1]
     truth, reference = bench.truth[main].values, bench.reference_output(rung)
     held, case = BY_DTYPE[reference.dtype], bench.case.to_json()
@@ -266,7 +282,7 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung) -> Ratio:
     error = measure(port.values, truth, held)
     bits = error_bits(error_ratio(error.l2, measure(reference.values, truth, held).l2, quantisation_error(truth, held)))
     exceeds = False
-    if bits > constant("margin") + constant("margin_beyond"):
+    if bits > limit:
         predicted = _predicted(bench.noise(rung, REFINED_DRAWS)[main], truth, held)
         exceeds = error.rms > constant("margin_luck") * predicted.rms
     return Ratio(bits, exceeds, case)

@@ -1,13 +1,17 @@
-"""The accuracy test of a pair: cases of every stratum, look by look, until each is settled. Wiring only."""
+"""The accuracy test of a pair: cases of every stratum, look by look, until each is settled. Wiring only.
+
+Weights and inputs of a case have every digit of the format it is judged in: at f32 they have 24 digits, so that what a
+port does to the last bits of a weight is seen; for the sixteen-bit rungs they are drawn anew, to the digits both have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from parity.accuracy import LOOKS, Assessment, Ratio, Stratum, judge_ratios, settled, skipped_stratum
-from parity.cases import STRATUM_FAMILIES, Case
+from parity.accuracy import Assessment, Ratio, Stratum, judge_ratios, looks, settled, skipped_stratum
+from parity.cases import FINE_LADDER, FULL_LADDER, STRATUM_FAMILIES, Case
 from parity.examine import Bench, Modules, accuracy, out_of_range
 from parity.pairs import LengthClass, Pair
 from parity.spec.precision import RUNGS, RungName
@@ -17,9 +21,14 @@ from parity.tolerance import constant
 SEEDS_PER_RUN: Final = 1_000_003
 """Distance of the seeds of two runs: more than a stratum has cases, so that no two runs share one."""
 
-Key = tuple[HyperProfile, RungName]
+Key = tuple[str, HyperProfile, RungName]
+"""Family, profile and rung: with component and length class they name a stratum."""
+
 Meaning = tuple[object, ...]
 """The knobs of a profile that change what is computed."""
+
+LADDERS: Final[Mapping[RungName, tuple[RungName, ...]]] = {"f32": FINE_LADDER, "bf16": FULL_LADDER, "f16": FULL_LADDER}
+"""The ladder whose digits the cases of a rung have."""
 
 
 @dataclass(frozen=True)
@@ -45,84 +54,124 @@ class StrataPlan:
         """The rungs with an accuracy to compare."""
         return [rung for rung in self.rungs if rung != "f64" and rung in self.pair.only_rungs]
 
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Cases of a stratum after which its bound is formed; more at first where the component has few strata."""
+        return looks(sum(len(self.families_of(sizes)) for sizes in self.pair.strata))
+
+    def families_of(self, sizes: LengthClass) -> list[str]:
+        """Those of the plan that the length class names; the first alone where no input is made of floats."""
+        if not any(spec.kind == "float" for spec in self.pair.inputs(sizes.structure).values()):
+            return list(self.families[:1])
+        return [family for family in self.families if not sizes.families or family in sizes.families]
+
 
 def assess_pair(plan: StrataPlan, check: Callable[[], object] = bool) -> Iterator[Assessment]:
     """Yield the assessment of every stratum of the plan; `check` is called before every case and may raise to stop."""
-    if not plan.coarse_rungs:
-        return
-    for sizes in plan.pair.strata:
-        parameters: dict[tuple[int, Meaning], Modules] = {}
-        for family in _families(plan, sizes):
-            yield from _Group(plan, sizes, family, parameters, check).assess()
+    for sizes in plan.pair.strata if plan.coarse_rungs else ():
+        families = plan.families_of(sizes)
+        if not families:
+            yield from _left_out(plan, sizes)
+            continue
+        found: dict[Key, Assessment] = {}
+        for ladder in dict.fromkeys(LADDERS[rung] for rung in plan.coarse_rungs):
+            rungs = [rung for rung in plan.coarse_rungs if LADDERS[rung] == ladder]
+            keys = [(family, profile, rung) for family in families for profile in plan.profiles for rung in rungs]
+            found |= _Group(plan, sizes, ladder, keys, check).assess()
+        yield from (
+            found[family, profile, rung]
+            for family in families
+            for profile in plan.profiles
+            for rung in plan.coarse_rungs
+        )
 
 
-def _families(plan: StrataPlan, sizes: LengthClass) -> list[str]:
-    """Those of the plan that the length class names; the first alone where no input is made of floats."""
-    if not any(spec.kind == "float" for spec in plan.pair.inputs(sizes.structure).values()):
-        return list(plan.families[:1])
-    return [family for family in plan.families if not sizes.families or family in sizes.families]
+def _left_out(plan: StrataPlan, sizes: LengthClass) -> Iterator[Assessment]:
+    """A length class none of whose families the plan draws: said, never dropped in silence."""
+    reason = f"of its families {', '.join(sizes.families)} this budget draws none"
+    for profile in plan.profiles:
+        for rung in plan.coarse_rungs:
+            stratum = Stratum(plan.pair.name, profile.name, rung, sizes.name, sizes.families[0])
+            yield skipped_stratum(stratum, constant(sizes.margin(rung, sizes.families[0])), reason, 0)
 
 
 class _Group:
-    """The strata of one length class and family: all profiles and rungs, which share their cases.
+    """The strata of one length class and ladder: all families, profiles and rungs.
 
-    Cases of one number have the same parameters in every family, so `modules` keeps what is built of them.
+    Cases of one number have the same parameters in every family, so what is built of them serves all.
     """
 
     def __init__(
         self,
         plan: StrataPlan,
         sizes: LengthClass,
-        family: str,
-        modules: dict[tuple[int, Meaning], Modules],
+        ladder: tuple[RungName, ...],
+        keys: Sequence[Key],
         check: Callable[[], object],
     ) -> None:
-        self.plan, self.sizes, self.family, self.modules, self.check = plan, sizes, family, modules, check
-        self.keys: list[Key] = [(profile, rung) for profile in plan.profiles for rung in plan.coarse_rungs]
-        self.ratios: dict[int, list[Ratio]] = {index: [] for index in range(len(self.keys))}
-        self.skipped: dict[int, str] = {}
+        self.plan, self.sizes, self.ladder, self.check = plan, sizes, ladder, check
+        self.ratios: dict[Key, list[Ratio]] = {key: [] for key in keys}
+        self.skipped: dict[Key, list[str]] = {key: [] for key in keys}
+        self.modules: dict[Meaning, Modules] = {}
 
-    def assess(self) -> Iterator[Assessment]:
-        found: dict[int, Assessment] = {}
+    def assess(self) -> dict[Key, Assessment]:
+        found: dict[Key, Assessment] = {}
         first = 0
-        for look in LOOKS:
-            unsettled = [index for index in self.ratios if index not in found or not settled(found[index])]
+        for look in self.plan.looks:
+            unsettled = [key for key in self.ratios if key not in found or not settled(found[key])]
             for number in range(first, look) if unsettled else ():
-                self._add_case(number, unsettled)
-            found |= {index: self._judge(index) for index in unsettled}
+                self._add_cases(number, unsettled)
+            found |= {key: self._judge(key) for key in unsettled}
             first = look
-        yield from (found[index] for index in self.ratios)
+        return found
 
-    def _add_case(self, number: int, indices: Sequence[int]) -> None:
-        self.check()
-        benches: dict[Meaning, Bench] = {}
-        case = self._case(number)
-        for index in indices:
-            profile, rung = self.keys[index]
-            if profile.semantics not in benches:
-                benches[profile.semantics] = self._bench(case, number, profile)
-            bench = benches[profile.semantics]
-            reason = out_of_range(bench, RUNGS[rung])
-            if reason:
-                self.skipped[index] = reason
-            else:
-                self.ratios[index].append(accuracy(bench, profile, RUNGS[rung]))
+    def _add_cases(self, number: int, keys: Sequence[Key]) -> None:
+        """Add the case of this number to each stratum: its parameters are drawn once, its inputs by family."""
+        drawn: dict[Meaning, Modules] = {}
+        for family in dict.fromkeys(family for family, _, _ in keys):
+            self.check()
+            case = self._case(number, family)
+            benches: dict[Meaning, Bench] = {}
+            for key in (key for key in keys if key[0] == family):
+                meaning = key[1].semantics
+                if meaning not in drawn:
+                    drawn[meaning] = self._redrawn(case, key[1])
+                if meaning not in benches:
+                    benches[meaning] = Bench(self.plan.pair, case, key[1], modules=drawn[meaning], intermediates=False)
+                self._add(benches[meaning], key)
 
-    def _bench(self, case: Case, number: int, profile: HyperProfile) -> Bench:
-        key = (number, profile.semantics)
-        if key not in self.modules:
-            self.modules[key] = Modules(self.plan.pair, case, profile)
-        return Bench(self.plan.pair, case, profile, modules=self.modules[key], intermediates=False)
+    def _add(self, bench: Bench, key: Key) -> None:
+        _, profile, rung = key
+        reason = out_of_range(bench, RUNGS[rung])
+        if reason:
+            self.skipped[key].append(reason)
+        else:
+            limit = self._margin(key) + constant("margin_beyond")
+            self.ratios[key].append(accuracy(bench, profile, RUNGS[rung], limit))
 
-    def _case(self, number: int) -> Case:
-        family, scale = STRATUM_FAMILIES[self.family]
+    def _redrawn(self, case: Case, profile: HyperProfile) -> Modules:
+        """Return the modules of this meaning with the parameters of `case`; the reference's are built once."""
+        if profile.semantics in self.modules:
+            self.modules[profile.semantics].redraw(case)
+        else:
+            self.modules[profile.semantics] = Modules(self.plan.pair, case, profile)
+        return self.modules[profile.semantics]
+
+    def _case(self, number: int, name: str) -> Case:
+        family, scale = STRATUM_FAMILIES[name]
         seed = self.plan.seed * SEEDS_PER_RUN + number
-        return Case.make(self.plan.pair.name, self.sizes.structure, family, scale, seed)
+        return Case.make(self.plan.pair.name, self.sizes.structure, family, scale, seed, self.ladder)
 
-    def _judge(self, index: int) -> Assessment:
-        profile, rung = self.keys[index]
-        stratum = Stratum(self.plan.pair.name, profile.name, rung, self.sizes.name, self.family)
-        margin = constant(self.sizes.margin(rung, self.family))
-        if not self.ratios[index] and index in self.skipped:
-            return skipped_stratum(stratum, margin, self.skipped[index])
-        return judge_ratios(stratum, margin, self.ratios[index])
+    def _margin(self, key: Key) -> float:
+        family, _, rung = key
+        return constant(self.sizes.margin(rung, family))
+
+    def _judge(self, key: Key) -> Assessment:
+        family, profile, rung = key
+        stratum = Stratum(self.plan.pair.name, profile.name, rung, self.sizes.name, family)
+        margin, skipped = self._margin(key), self.skipped[key]
+        assessment = judge_ratios(stratum, margin, self.ratios[key], len(skipped))
+        if assessment.beyond or len(skipped) <= assessment.cases:
+            return assessment
+        drawn = len(skipped) + assessment.cases
+        return skipped_stratum(stratum, margin, f"most cases are out of range: {skipped[0]}", drawn)

@@ -64,6 +64,12 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "elements that do not, and the ratio of a case scatters by 1.1 bits instead of 0.2",
         "`parity calibrate`: attention_pooler and pooler, f32, offset",
     ),
+    "margin_sequential": Constant(
+        2.0,
+        "the same for sums of 192 products: the BLAS of MLX's CPU wheel adds them up one after the other, torch's in "
+        "lanes side by side, which divides the error by the root of their number; 1.4 bits lost",
+        "`parity calibrate blockdiag_linear`, f32, long sums; Higham and Mary, SIAM J. Sci. Comput. 41 (2019) A2815",
+    ),
     "margin_beyond": Constant(
         2.0,
         "bits beyond the margin that a single case may lose",

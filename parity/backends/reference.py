@@ -54,6 +54,14 @@ def fill_reference(module: nn.Module, values: Mapping[str, Array]) -> nn.Module:
     return module
 
 
+def copy_values(source: nn.Module, target: nn.Module) -> None:
+    """Copy every parameter and buffer of `source` into `target`, a cast copy of it, rounding to the target's dtypes."""
+    values = _named_tensors(source)
+    with torch.no_grad():
+        for name, tensor in _named_tensors(target).items():
+            tensor.copy_(values[name])
+
+
 def load_reference(module: nn.Module, state: Mapping[str, AnyArray]) -> nn.Module:
     """Load a whole state dict, every alias included, into the module, made float64.
 

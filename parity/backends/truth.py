@@ -49,6 +49,8 @@ class _Largest(WideAware):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func.is_view:
+            return result  # its values were seen where they were made
         parts = result if isinstance(result, tuple | list) else (result,)
         if func._schema.name == "aten::nll_loss_forward":
             parts = parts[:1]  # the second counts labels, which no implementation needs to hold in sixteen bits

@@ -55,6 +55,7 @@ def _context(results: Results, per_table: int, failures: int) -> dict[str, Any]:
         "case_skips": [skip for skip in results.skips if skip.cases],
         "accuracy": _accuracy(results.assessments),
         "accuracy_rows": {(a.stratum.component, a.stratum.profile) for a in results.assessments},
+        "strata_skips": _strata_skips(results.assessments),
         "inferior": [assessment for assessment in results.assessments if not assessment.passed],
         "ill_conditioned": ill_conditioned[:failures],
         "more_ill_conditioned": len(ill_conditioned[failures:]),
@@ -122,6 +123,18 @@ def _summary(found: Sequence[Assessment]) -> AccuracySummary:
         bound=max((a.bound - a.margin for a in compared), default=0.0),
         largest=max((a.largest for a in compared), default=0.0),
     )
+
+
+def _strata_skips(assessments: Sequence[Assessment]) -> list[tuple[str, str, str, int, int]]:
+    """Return (component, rung, reason, strata, cases) of what the accuracy test drew and could not compare."""
+    strata: dict[tuple[str, str, str], int] = defaultdict(int)
+    cases: dict[tuple[str, str, str], int] = defaultdict(int)
+    for a in assessments:
+        if a.skipped or a.cases_skipped:
+            key = (a.stratum.component, a.stratum.rung, a.skipped or "single cases out of the rung's range")
+            strata[key] += bool(a.skipped)
+            cases[key] += a.cases_skipped
+    return [(*key, strata[key], cases[key]) for key in strata]
 
 
 def _grouped_skips(results: Results) -> list[tuple[str, str, int]]:

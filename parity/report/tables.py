@@ -58,6 +58,8 @@ def summary(results: Results) -> dict[str, Any]:
             "rows_failed": sum(row.verdict == "fail" for row in rows),
             "rows_ill_conditioned": sum(row.verdict == "ill-conditioned" for row in rows),
             "strata": sum(not assessment.skipped for assessment in results.assessments),
+            "strata_skipped": sum(bool(assessment.skipped) for assessment in results.assessments),
+            "strata_cases_skipped": sum(assessment.cases_skipped for assessment in results.assessments),
             "strata_failed": sum(not assessment.passed for assessment in results.assessments),
             "elements_compared": results.compared,
             "components": len({row.component for row in rows}),

@@ -84,6 +84,7 @@ STRATA: Final[Mapping[str, tuple[LengthClass, ...]]] = {
                 "bias": True,
                 "shuffle": False,
             },
+            margins={"f32": "margin_sequential"},
         ),
     ),
     "monarch_multiply": (LengthClass("square", {"batch": 8, "k": 6, "q": 6, "p": 6, "l": 6, "s": 6, "r": 6}),),
@@ -120,6 +121,6 @@ STRATA: Final[Mapping[str, tuple[LengthClass, ...]]] = {
     "mlm_head": (LengthClass("any", {**HEAD, "batch": 2, "L": 8}),),
     "pooler": (LengthClass("any", {"batch": 8, "L": 9, "hidden_size": 32, "pool_all": True}, margins=SATURATED),),
     "attention_pooler": (LengthClass("any", {**HEAD, "batch": 8, "L": 9}, margins=SATURATED),),
-    "sequence_classification": (LengthClass("full", _model(16, 1, batch=6, vocab_size=40, pool_all=True)),),
+    "sequence_classification": (LengthClass("full", _model(16, 1, batch=32, vocab_size=40, pool_all=True)),),
     "masked_lm": (LengthClass("full", _model(16, 1, vocab_size=40)),),
 }
