@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from parity.errors import ConfigError
+from parity.plain import json_text
 from parity.spec.precision import RUNGS, Rung
 from parity.spec.profile import load_profile, require_built
 
@@ -61,7 +61,7 @@ def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: in
     answer = attribute(pair, cases, profile, rung, ALTERNATIVES)
     if as_json:
         data = {"sentence": sentence(answer), "seed": seed, **dataclasses.asdict(answer)}
-        sys.stdout.write(json.dumps(_finite(data), indent=2) + "\n")
+        sys.stdout.write(json_text(data))
     else:
         head = f"{pair.name} under {profile.name} at {rung.name}, {answer.elements} outputs of {len(cases)} cases"
         lines = [*(table_lines(answer) if answer.findings else []), f"{head}: {sentence(answer)}"]
@@ -76,12 +76,3 @@ def _rung(name: str) -> Rung:
         if known == name:
             return rung
     raise ConfigError(f"unknown rung {name!r}; allowed: {', '.join(RUNGS)}")
-
-
-def _finite(value: Any) -> Any:
-    """Return `value` with what JSON cannot write, infinity and NaN, as text."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and value - value != 0 else value

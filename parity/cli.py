@@ -8,7 +8,6 @@ Frameworks are imported inside the commands: `--help` stays fast, and `MLX_ENABL
 from __future__ import annotations
 
 import io
-import json
 import os
 import secrets
 import shlex
@@ -26,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from parity import attribution_command, extremes_command, laws_command, oracle_command, replay_command
 from parity.errors import CaseError, ConfigError, ParityError
+from parity.plain import json_text
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
 
@@ -323,7 +323,7 @@ def _golden(folder: Path, as_json: bool) -> int:
         reports = check_folder(folder, lambda name: progress.update(task, advance=1, description=name))
     out = Console(highlight=False, soft_wrap=True)
     if as_json:
-        sys.stdout.write(json.dumps([_finite(report.to_dict()) for report in reports], indent=2) + "\n")
+        sys.stdout.write(json_text([report.to_dict() for report in reports]))
     else:
         for report in reports:
             out.print(_golden_line(report), markup=False)
@@ -362,7 +362,7 @@ def _survey(as_json: bool) -> int:
     rows = survey()
     if as_json:
         document = {"environment": collect().key(), "survey": [row.to_dict() for row in rows]}
-        sys.stdout.write(json.dumps(_finite(document), indent=2) + "\n")
+        sys.stdout.write(json_text(document))
     else:
         Console(highlight=False, width=_TABLE_WIDTH).print(survey_table(rows))
     return 0
@@ -382,7 +382,7 @@ def _float64(as_json: bool, seed: int) -> int:
     passed = sum(row.passed for row in rows)
     if as_json:
         document = {"environment": collect().key(), "seed": seed, "modules": [row.to_dict() for row in rows]}
-        sys.stdout.write(json.dumps(_finite(document), indent=2) + "\n")
+        sys.stdout.write(json_text(document))
     else:
         out = Console(highlight=False, width=_TABLE_WIDTH)
         out.print(module_table(rows))
@@ -526,15 +526,6 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return flat
-
-
-def _finite(value: Any) -> Any:
-    """Return `value` with what JSON cannot write, infinity and NaN, as text."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and value - value != 0 else value
 
 
 replay_command.register(app, _guarded)

@@ -6,13 +6,14 @@ Frameworks are imported inside the command, after `MLX_ENABLE_TF32` is set.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from parity.plain import json_text
 
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
@@ -38,7 +39,7 @@ def _extremes(as_json: bool) -> int:
     warm_up()
     answers = [ask(question, rung) for question in QUESTIONS for rung in EXTREME_RUNGS]
     if as_json:
-        sys.stdout.write(json.dumps([_row(answer) for answer in answers], indent=2) + "\n")
+        sys.stdout.write(json_text([_row(answer) for answer in answers]))
     else:
         out = Console(highlight=False, soft_wrap=True)
         for answer in answers:

@@ -5,7 +5,6 @@ Frameworks are imported inside the command, after `MLX_ENABLE_TF32` is set.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shlex
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 
 from parity.errors import CaseError, TargetError
+from parity.plain import json_text
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile
 
 
@@ -101,7 +101,7 @@ def _laws(
             for outcome in made if not as_json else ():
                 out.print(_line(outcome, spelling), markup=False)
     if as_json:
-        sys.stdout.write(json.dumps([_plain(outcome.to_dict()) for outcome in outcomes], indent=2) + "\n")
+        sys.stdout.write(json_text([outcome.to_dict() for outcome in outcomes]))
     else:
         out.print(_summary(outcomes, drawn), markup=False)
     return 3 if not outcomes else 0 if all(outcome.passed for outcome in outcomes) else 1
@@ -162,10 +162,3 @@ def _line(outcome: Any, profile: str) -> str:
         outcome.breach.case,
     ]
     return f"{line}\n  again: {shlex.join(words)}"
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` with what JSON cannot write, infinity and NaN, as text."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, float) and value - value != 0 else value

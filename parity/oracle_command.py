@@ -5,7 +5,6 @@ Frameworks are imported inside the command.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from parity.plain import json_text
 
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
@@ -51,7 +52,7 @@ def _oracle(seed: int, draws: int, as_json: bool) -> int:
                 "leaf": leaf.name,
                 "formula": leaf.formula,
                 "cases": cases,
-                **{name: _plain(value) for name, value in asdict(agreement).items()},
+                **asdict(agreement),
                 "allowed": ALLOWED_ULP,
                 "passed": agreement.passed,
             }
@@ -59,7 +60,7 @@ def _oracle(seed: int, draws: int, as_json: bool) -> int:
         if not as_json:
             out.print(_line(leaf.name, cases, agreement, ALLOWED_ULP), markup=False)
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        sys.stdout.write(json_text(rows))
     return 0 if passed else 1
 
 
@@ -71,8 +72,3 @@ def _line(leaf: str, cases: int, agreement: Any, allowed: float) -> str:
         f"{agreement.scale_ulp:.2f} ulp of scale, {well}, allowed {allowed:g}  "
         f"(two bits lost {agreement.fair_ulp:.2f}, any {agreement.any_ulp:.2g})"
     )
-
-
-def _plain(value: float) -> float | str:
-    """Return `value`, or as text where JSON cannot write it."""
-    return value if value - value == 0 else str(value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -13,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from parity.plain import json_text
 
 if TYPE_CHECKING:
     from parity.replay.again import ReplayResult, TensorReplay
@@ -61,7 +61,7 @@ def _replay(path: Path, side: SideChoice, as_json: bool) -> int:
     (pair,) = select([bundle.record.component])
     result = replay(bundle, pair, side.value)
     if as_json:
-        sys.stdout.write(json.dumps(_document(bundle, result), indent=2, sort_keys=True, allow_nan=False) + "\n")
+        sys.stdout.write(json_text(_document(bundle, result), sort_keys=True))
     else:
         out = Console(highlight=False, soft_wrap=True)
         for line in _lines(bundle, result):
@@ -118,7 +118,7 @@ def _absent(value: str | None) -> str:
 
 
 def _document(bundle: Bundle, result: ReplayResult) -> dict[str, Any]:
-    """Return the result as JSON knows it; what is infinite or NaN as text."""
+    """Return the result as a dictionary."""
     record = bundle.record
     tensors = [
         {
@@ -129,7 +129,7 @@ def _document(bundle: Bundle, result: ReplayResult) -> dict[str, Any]:
                 {
                     "side": side.side,
                     "same": side.same,
-                    "moved_u": _finite(side.moved),
+                    "moved_u": side.moved,
                     "stored": None if side.stored is None else side.stored.to_json(),
                     "now": None if side.now is None else side.now.to_json(),
                     "note": side.note,
@@ -151,7 +151,3 @@ def _document(bundle: Bundle, result: ReplayResult) -> dict[str, Any]:
         "tensors": tensors,
         "environment": [asdict(change) for change in result.environment],
     }
-
-
-def _finite(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(value)

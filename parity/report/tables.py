@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 
+from parity.plain import json_text
 from parity.results import Results, Row
 
 SCHEMA = 1
@@ -77,14 +76,4 @@ def summary(results: Results) -> dict[str, Any]:
 
 def summary_json(results: Results) -> str:
     """Return the summary as JSON; what is infinite is written as the text "infinity"."""
-    return json.dumps(_jsonable(summary(results)), indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else ("infinity" if value > 0 else "-infinity")
-    return value
+    return json_text(summary(results), sort_keys=True)

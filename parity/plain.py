@@ -1,0 +1,26 @@
+"""Values as JSON knows them: the one place where what JSON cannot write becomes text."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with infinities and NaN as the texts "infinity", "-infinity" and "nan", and tuples as lists.
+
+    Python's `float` reads all three back.
+    """
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("infinity" if value > 0 else "-infinity")
+    return value
+
+
+def json_text(value: Any, sort_keys: bool = False) -> str:
+    """Return `value` as indented JSON that ends with a newline."""
+    return json.dumps(plain(value), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
