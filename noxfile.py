@@ -9,6 +9,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "conftest.py", "noxfile.py"]
+FALSE_ALARMS = ["--runs", "1000", "--jobs", "2", "--log", "reports/false_alarms.jsonl"]
 
 
 def install(session: nox.Session, *groups: str, project: bool = True) -> None:
@@ -40,9 +41,12 @@ def golden(session: nox.Session) -> None:
 
 @nox.session
 def false_alarms(session: nox.Session) -> None:
-    """Count the false alarms of 1,000 runs of a right port: some hours. Arguments go to `parity calibrate`."""
+    """Count the false alarms of 1,000 runs of a right port: some hours. Arguments replace those of `parity calibrate`.
+
+    Interrupted, it goes on where it was, as long as the code is the same.
+    """
     install(session)
-    session.run("parity", "calibrate", *(session.posargs or ["--runs", "1000", "--jobs", "2"]))
+    session.run("parity", "calibrate", *(session.posargs or FALSE_ALARMS))
 
 
 @nox.session

@@ -16,8 +16,8 @@ from parity.spec.precision import RUNGS, Rung
 from parity.spec.profile import load_profile, require_built
 
 
-def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
-    """Add the command `attribute` to `app`; `guarded` turns a user's mistake into one line and an exit status."""
+def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
+    """Add the command `attribute` to `app`; `guarded` turns a user's mistake, or an interruption, into one line."""
 
     @app.command()
     def attribute(
@@ -38,7 +38,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> N
 
         Exit status 0 if the port shows its own meaning and nothing else, 1 if it does not.
         """
-        raise typer.Exit(guarded(lambda: _attribute(target, profile, rung, seed, as_json)))
+        raise typer.Exit(guarded(lambda: _attribute(target, profile, rung, seed, as_json), "no meaning was found"))
 
 
 def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: int, as_json: bool) -> int:

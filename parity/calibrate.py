@@ -4,6 +4,8 @@ Each run has a seed of its own. It tests every stratum as `parity run` does, and
 component to the absolute gates, at a rung that changes with the seed. What fails is a false alarm. Beside the count
 stands what follows from the pooled sample: for every stratum the probability that its last look fails, by the
 noncentral t distribution.
+
+Source of the bound on the rate that was counted: Clopper, Pearson, Biometrika 26 (1934), 404.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from scipy import stats
 
 from parity.accuracy import Assessment, Stratum, false_alarm
 from parity.cases import STRATUM_FAMILIES, draw_cases
@@ -23,13 +27,32 @@ from parity.spec.precision import RUNGS
 from parity.spec.profile import HyperProfile
 from parity.strata import StrataPlan, assess_pair
 
+CONFIDENCE: Final = 0.95
+"""Level of the upper bound of the rate of runs with a false alarm."""
+
+
+@dataclass(frozen=True, slots=True)
+class StratumFigures:
+    """What one run found of a stratum: `parity.accuracy.Assessment` without its cases.
+
+    Thousands of runs are held at once. `skipped` says why no case could be compared, if so.
+    """
+
+    stratum: Stratum
+    margin: float
+    cases: int
+    mean: float
+    spread: float
+    largest: float
+    skipped: str = ""
+
 
 @dataclass(frozen=True)
 class CalibrationRun:
     """What one seed found."""
 
     seed: int
-    assessments: tuple[Assessment, ...]
+    strata: tuple[StratumFigures, ...]
     cases: int
     tensors: int
     alarms: tuple[str, ...]
@@ -37,7 +60,10 @@ class CalibrationRun:
 
 @dataclass(frozen=True)
 class StratumSummary:
-    """A stratum over all runs: means and spreads are pooled, `alarm` is the probability that a run fails in it."""
+    """A stratum over all runs: means and spreads are pooled, `alarm` is the probability that a run fails in it.
+
+    A stratum with an infinite r, or of fewer than two cases, has an infinite mean: it fails for certain.
+    """
 
     stratum: Stratum
     margin: float
@@ -49,11 +75,11 @@ class StratumSummary:
     alarm: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class Calibration:
-    """All runs so far."""
+    """Finished runs."""
 
-    runs: list[CalibrationRun] = field(default_factory=list)
+    runs: Sequence[CalibrationRun]
 
     @property
     def alarms(self) -> list[str]:
@@ -61,32 +87,57 @@ class Calibration:
         return [alarm for run in self.runs for alarm in run.alarms]
 
     def strata(self) -> list[StratumSummary]:
-        """Pool every stratum over the runs."""
-        found: dict[Stratum, list[Assessment]] = defaultdict(list)
+        """Pool every stratum over the runs; those of which no case could be compared are left out."""
+        found: dict[Stratum, list[StratumFigures]] = defaultdict(list)
         for run in self.runs:
-            for assessment in run.assessments:
-                if not assessment.skipped:
-                    found[assessment.stratum].append(assessment)
-        return [_pooled(stratum, assessments) for stratum, assessments in found.items()]
+            for figures in run.strata:
+                if not figures.skipped:
+                    found[figures.stratum].append(figures)
+        return [_pooled(stratum, figures) for stratum, figures in found.items()]
+
+    def never_compared(self) -> list[Stratum]:
+        """Return the strata of which no run could compare a case."""
+        skipped = dict.fromkeys(figures.stratum for run in self.runs for figures in run.strata if figures.skipped)
+        compared = {figures.stratum for run in self.runs for figures in run.strata if not figures.skipped}
+        return [stratum for stratum in skipped if stratum not in compared]
 
     @property
     def probability(self) -> float:
-        """Probability that a run fails in any stratum, at the pooled means and spreads."""
-        return math.fsum(summary.alarm for summary in self.strata())
+        """What the probability that a run fails in any stratum is at most, at the pooled means and spreads.
+
+        The strata share cases, so their probabilities are added: a union bound.
+        """
+        return min(1.0, math.fsum(summary.alarm for summary in self.strata()))
+
+    @property
+    def rate_bound(self) -> float:
+        """Exact upper bound, at `CONFIDENCE`, of the rate of runs with a false alarm.
+
+        Of k such runs among n it is the rate p with P(Binomial(n, p) <= k) = 1 - `CONFIDENCE`; 1 - 0.05^(1/n) for
+        k = 0, and 1 where there was no run.
+        """
+        if not self.runs:
+            return 1.0
+        accused = sum(bool(run.alarms) for run in self.runs)
+        counted = stats.binomtest(accused, len(self.runs), alternative="less")
+        return float(counted.proportion_ci(CONFIDENCE, method="exact").high)
 
 
-def _pooled(stratum: Stratum, assessments: Sequence[Assessment]) -> StratumSummary:
+def _pooled(stratum: Stratum, found: Sequence[StratumFigures]) -> StratumSummary:
     """Pool by cases: the mean of all, and their spread around it."""
-    counts = np.array([a.cases for a in assessments], dtype=np.float64)
-    means, spreads = np.array([a.mean for a in assessments]), np.array([a.spread for a in assessments])
-    cases = float(counts.sum())
-    mean = float((counts * means).sum() / cases)
-    squares = float(((counts - 1) * spreads**2 + counts * (means - mean) ** 2).sum())
-    spread = math.sqrt(squares / max(cases - 1, 1))
-    margin = assessments[0].margin
-    largest = max(a.largest for a in assessments)
-    alarm = false_alarm(mean, spread, margin)
-    return StratumSummary(stratum, margin, len(assessments), int(cases), mean, spread, largest, alarm)
+    counts = np.array([figures.cases for figures in found], dtype=np.float64)
+    means = np.array([figures.mean for figures in found])
+    spreads = np.array([figures.spread for figures in found])
+    cases, margin = float(counts.sum()), found[0].margin
+    mean = spread = math.inf
+    alarm = 1.0
+    if np.isfinite(means).all() and np.isfinite(spreads).all() and cases > 0:
+        mean = float((counts * means).sum() / cases)
+        squares = float(((counts - 1) * spreads**2 + counts * (means - mean) ** 2).sum())
+        spread = math.sqrt(squares / max(cases - 1, 1))
+        alarm = false_alarm(mean, spread, margin)
+    largest = max(figures.largest for figures in found)
+    return StratumSummary(stratum, margin, len(found), int(cases), mean, spread, largest, alarm)
 
 
 def calibrate_seed(
@@ -105,7 +156,19 @@ def calibrate_seed(
         judged, failing = _examination(pair, profiles[0], seed)
         cases, tensors = cases + 1, tensors + judged
         alarms += failing
-    return CalibrationRun(seed, tuple(assessments), cases, tensors, tuple(alarms))
+    return CalibrationRun(seed, tuple(map(_figures, assessments)), cases, tensors, tuple(alarms))
+
+
+def _figures(assessment: Assessment) -> StratumFigures:
+    return StratumFigures(
+        stratum=assessment.stratum,
+        margin=assessment.margin,
+        cases=assessment.cases,
+        mean=assessment.mean,
+        spread=assessment.spread,
+        largest=assessment.largest,
+        skipped=assessment.skipped,
+    )
 
 
 def _examination(pair: Pair, profile: HyperProfile, seed: int) -> tuple[int, list[str]]:

@@ -99,7 +99,9 @@ def run(
 
     Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure.
     """
-    raise typer.Exit(_guarded(lambda: _run(targets or [], profile, rung, budget, seed, case, out)))
+    raise typer.Exit(
+        _guarded(lambda: _run(targets or [], profile, rung, budget, seed, case, out), "no report was written")
+    )
 
 
 @app.command()
@@ -112,7 +114,7 @@ def golden(
     One line a file: rel L2 at f64, and at f32 the error in multiples of the noise floor that the file itself shows.
     Exit status 1 if any file misses, 2 if any cannot be judged, 3 if there is none.
     """
-    raise typer.Exit(_guarded(lambda: _golden(folder, as_json)))
+    raise typer.Exit(_guarded(lambda: _golden(folder, as_json), "no file was judged"))
 
 
 @app.command()
@@ -130,7 +132,7 @@ def env(
 
     A float64 that is really float32, or a float32 that is really TF32, is seen here and not guessed.
     """
-    raise typer.Exit(_guarded(lambda: _survey(as_json) if survey else _env(as_json)))
+    raise typer.Exit(_guarded(lambda: _survey(as_json) if survey else _env(as_json), "nothing was measured"))
 
 
 @app.command("float64")
@@ -142,7 +144,7 @@ def float64_modules(
 
     Exit status 1 if any layer misses 1e-12 inside the context, forward or gradients, or any precision leak is met.
     """
-    raise typer.Exit(_guarded(lambda: _float64(as_json, seed)))
+    raise typer.Exit(_guarded(lambda: _float64(as_json, seed), "no layer was judged"))
 
 
 @app.command()
@@ -154,14 +156,24 @@ def calibrate(
     runs: Annotated[int, typer.Option(min=1, help="How many runs, each with a seed of its own.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="The first seed.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep every finished run in FILE, and run none again that FILE has."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every stratum as JSON.")] = False,
 ) -> None:
     """Count how often the port as it stands is accused: every failure of a right port is a false alarm.
 
     Each run tests the strata of the accuracy test and puts one drawn case of every component to the absolute gates.
-    Exit status 1 if there was a false alarm. 1,000 runs of everything take some hours of one core.
+    1,000 runs of everything take some hours of one core: with --log they can be interrupted and gone on with, and what
+    is printed is of all runs in the log.
+
+    Exit status 1 if there was a false alarm, 3 if no stratum was tested.
     """
-    raise typer.Exit(_guarded(lambda: _calibrate(targets or [], profile or ["canonical"], runs, seed, jobs, as_json)))
+    chosen = profile or ["canonical"]
+    raise typer.Exit(
+        _guarded(lambda: _calibrate(targets or [], chosen, runs, seed, jobs, log, as_json), "no run was finished")
+    )
 
 
 def main() -> None:
@@ -172,9 +184,10 @@ def main() -> None:
     app()
 
 
-def _guarded(command: Callable[[], int]) -> int:
-    """Run a command; a user's mistake becomes one line and status 2, an interruption status 130.
+def _guarded(command: Callable[[], int], interrupted: str) -> int:
+    """Run a command; a user's mistake becomes one line and status 2, an interruption one line and status 130.
 
+    `interrupted` says what an interruption leaves undone, unless the interruption itself says so.
     Hypothesis is given a folder of its own, since it would leave one where the command runs.
     """
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
@@ -187,8 +200,8 @@ def _guarded(command: Callable[[], int]) -> int:
     except ParityError as error:
         sys.stderr.write(f"parity: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("parity: interrupted; no report was written\n")
+    except KeyboardInterrupt as interruption:
+        sys.stderr.write(f"parity: interrupted; {str(interruption) or interrupted}\n")
         return 130
     finally:
         for number, handler in before.items():
@@ -297,18 +310,25 @@ def _run(
     return results.exit_code
 
 
-def _calibrate(targets: list[str], profiles: list[str], runs: int, seed: int, jobs: int, as_json: bool) -> int:
-    from parity.calibrate_command import print_calibration, run_calibration
-    from parity.spec.profile import load_profile, require_built
+def _calibrate(
+    targets: list[str], profiles: list[str], runs: int, seed: int, jobs: int, log: Path | None, as_json: bool
+) -> int:
+    interruption = _Interruption()
+    import torch
+
+    from parity.calibrate_command import CalibrationPlan, exit_status, print_calibration, run_calibration
+    from parity.spec.profile import require_built
     from parity.suites import select
 
+    torch.set_num_threads(1)
     select(targets)
     for name in profiles:
         require_built(load_profile(name))
+    plan = CalibrationPlan(targets, profiles, range(seed, seed + runs), jobs, log)
     with _progress() as progress:
-        calibration = run_calibration(targets, profiles, seed, runs, jobs, progress)
-    print_calibration(calibration, as_json)
-    return 1 if calibration.alarms else 0
+        calibration = run_calibration(plan, progress, interruption.check)
+    print_calibration(calibration, plan, as_json)
+    return exit_status(calibration)
 
 
 def _golden(folder: Path, as_json: bool) -> int:

@@ -9,6 +9,8 @@ ParityError                 every mistake that the command line answers with one
 ├── TargetError             a target that no suite knows
 ├── GoldenError             a golden file that cannot be read or understood
 ├── OutputError             a report folder that cannot be written
+├── CalibrationError        a calibration's log of other code or arguments, or one that cannot be read
+├── WorkerError             a worker process that ended by itself
 ├── ReplayError             a bundle that cannot be read, was changed, or cannot be run again
 ├── Float64ContextError      float64_forms() where it would silently do nothing, or a call that it cannot lift
 └── NotImplementedYetError  a knob that is defined, validated and not built yet
@@ -50,6 +52,14 @@ class GoldenError(ParityError):
 
 class OutputError(ParityError):
     """A report cannot be written where it was asked for."""
+
+
+class CalibrationError(ParityError):
+    """The log of a calibration cannot be read, or belongs to another calibration."""
+
+
+class WorkerError(ParityError):
+    """A worker process ended before it answered: killed from outside, or for memory."""
 
 
 class ReplayError(ParityError):

@@ -16,7 +16,7 @@ from rich.console import Console
 from parity.plain import json_text
 
 
-def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
+def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
     """Add the command to `app`; `guarded` turns a user's mistake into one line and status 2."""
 
     @app.command()
@@ -26,7 +26,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> N
         A line for each primitive, question and rung: the classes of the results, and where the sides differ both of
         them with the reason. Exit status 1 if they differ where no reason is known.
         """
-        raise typer.Exit(guarded(lambda: _extremes(as_json)))
+        raise typer.Exit(guarded(lambda: _extremes(as_json), "no question was answered"))
 
 
 def _extremes(as_json: bool) -> int:

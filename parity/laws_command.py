@@ -29,7 +29,7 @@ class LawBudget(StrEnum):
     thorough = "thorough"
 
 
-def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
+def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
     """Add the command to `app`; `guarded` turns a user's mistake into one line and status 2."""
 
     @app.command()
@@ -60,7 +60,10 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> N
         the case. A law of which nothing was checked is broken. Exit status 1 if any is, 3 if no law applies.
         """
         raise typer.Exit(
-            guarded(lambda: _laws(components or [], law or [], profile, budget.value, seed, case, as_json))
+            guarded(
+                lambda: _laws(components or [], law or [], profile, budget.value, seed, case, as_json),
+                "not every law was checked",
+            )
         )
 
 

@@ -27,7 +27,7 @@ class SideChoice(StrEnum):
     both = "both"
 
 
-def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> None:
+def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
     """Add the command to `app`; `guarded` runs it and turns a user's mistake into one line and an exit status."""
 
     @app.command()
@@ -44,7 +44,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int]], int]) -> N
 
         Exit status: 0 the same bits and the same verdict, 1 something differs, 2 no bundle, or a damaged one.
         """
-        raise typer.Exit(guarded(lambda: _replay(bundle, side, as_json)))
+        raise typer.Exit(guarded(lambda: _replay(bundle, side, as_json), "the bundle was not compared"))
 
 
 def _replay(path: Path, side: SideChoice, as_json: bool) -> int:

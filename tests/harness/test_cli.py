@@ -228,7 +228,7 @@ OPTIONS = {
     "": ["run", "golden", "env", "float64", "calibrate", "replay"],
     "run": ["TARGET", "--profile", "--rung", "--budget", "--seed", "--case", "--out"],
     "golden": ["DIR", "--json"],
-    "calibrate": ["TARGET", "--profile", "--runs", "--seed", "--jobs", "--json"],
+    "calibrate": ["TARGET", "--profile", "--runs", "--seed", "--jobs", "--log", "--json"],
     "replay": ["BUNDLE", "--side", "--json"],
     "env": ["--json", "--survey"],
     "float64": ["--json", "--seed"],
@@ -361,6 +361,30 @@ def test_an_interrupted_run_exits_130_and_leaves_the_output_folder_empty(tmp_pat
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (130, "", "parity: interrupted; no report was written\n")
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "interrupted", "left"),
+    [
+        ("golden no/such", "parity.golden.golden_files", "no file was judged"),
+        ("env", "parity.environment.collect", "nothing was measured"),
+        ("float64", "parity.suites.third_party.examine_modules", "no layer was judged"),
+        ("calibrate pooler --runs 1", "parity.calibrate_command.calibrate_seed", "no run was finished"),
+        ("laws pooler --law zero --seed 0", "parity.laws.check_law", "not every law was checked"),
+        ("oracle", "parity.suites.m2_bert_oracles.try_leaf", "not every leaf was tried"),
+        ("extremes", "parity.suites.m2_bert_extremes.ask", "no question was answered"),
+        ("attribute pooler", "parity.attribution.attribute", "no meaning was found"),
+        ("replay no/such", "parity.replay.bundle.read_bundle", "the bundle was not compared"),
+    ],
+)
+def test_an_interruption_says_what_it_leaves_undone(
+    command: str, interrupted: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupted, interrupt)
+    assert invoke(*command.split()) == Finished(130, "", f"parity: interrupted; {left}\n")
 
 
 def test_an_interrupted_run_leaves_no_older_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
