@@ -5,13 +5,14 @@ Frameworks are imported inside the command, after `MLX_ENABLE_TF32` is set.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +20,10 @@ from rich.console import Console
 from parity.errors import CaseError, TargetError
 from parity.plain import json_text
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile
+
+if TYPE_CHECKING:
+    from parity.cases import Case
+    from parity.laws import Application, Law
 
 
 class LawBudget(StrEnum):
@@ -76,6 +81,7 @@ def _laws(
     case_json: str | None,
     as_json: bool,
 ) -> int:
+    case = _case(components, names, case_json)
     import torch
 
     from parity.environment import warm_up
@@ -91,13 +97,15 @@ def _laws(
     unknown = sorted(set(names) - {law.name for law in LAWS})
     if unknown:
         raise TargetError(f"unknown law {unknown[0]!r}; allowed: {', '.join(law.name for law in LAWS)}")
-    if case_json is not None and not len(components) == len(names) == 1:
-        raise CaseError(f"--case needs exactly one COMPONENT and one --law; got {len(components)} and {len(names)}")
-    drawn = _seed(seed, silent=case_json is not None)
-    cases = _cases(case_json, budget, drawn)
+    laws = [law for law in LAWS if not names or law.name in names]
+    if case is None:
+        drawn = _seed(seed)
+        cases, source = _drawn_cases(budget, drawn), f"seed {drawn}"
+    else:
+        cases, source = _only(case, laws[0]), "the case that was given"
     out = Console(highlight=False, soft_wrap=True)
     outcomes = []
-    for law in (law for law in LAWS if not names or law.name in names):
+    for law in laws:
         for component in (name for name in law.components if name in wanted):
             made = check_law(law, component, meaning, cases)
             outcomes += made
@@ -106,40 +114,67 @@ def _laws(
     if as_json:
         sys.stdout.write(json_text([outcome.to_dict() for outcome in outcomes]))
     else:
-        out.print(_summary(outcomes, drawn), markup=False)
+        out.print(_summary(outcomes, source), markup=False)
     return 3 if not outcomes else 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
-def _cases(case_json: str | None, budget: str, seed: int) -> Callable[[Any], list[Any]]:
-    """Return what gives an application its cases: the one that was asked for, or corpus and drawn ones."""
+def _case(components: list[str], names: list[str], case_json: str | None) -> Case | None:
+    """Read the case that was given; before anything is run."""
+    if case_json is None:
+        return None
+    if not len(components) == len(names) == 1:
+        raise CaseError(f"--case needs exactly one COMPONENT and one --law; got {len(components)} and {len(names)}")
     from parity.cases import Case
+
+    return Case.from_json(components[0], case_json)
+
+
+def _drawn_cases(budget: str, seed: int) -> Callable[[Application], Sequence[Case]]:
+    """Return what gives an application its corpus and drawn cases."""
     from parity.laws import LAW_BUDGETS, cases_of
+
+    return lambda application: cases_of(application, LAW_BUDGETS[budget], seed)
+
+
+def _only(case: Case, law: Law) -> Callable[[Application], Sequence[Case]]:
+    """Return what gives the one case to those applications of the law that hold for its structure.
+
+    Raises:
+        CaseError: The case does not fit its component, or the law holds for none such.
+    """
+    from parity.laws import objections
     from parity.run import require_buildable
 
-    def given(application: Any) -> list[Any]:
-        if case_json is None:
-            return cases_of(application, LAW_BUDGETS[budget], seed)
-        case = Case.from_json(application.pair.name, case_json)
+    applications = [application for application in law.applications if application.pair.name == case.component]
+    for application in applications[:1]:
         require_buildable(application.pair, case)
-        return [case]
+    missing = [objections(application, case) for application in applications]
+    if missing and all(missing):
+        asked = " or ".join(dict.fromkeys(_asked(objection) for objection in missing))
+        raise CaseError(
+            f"law {law.name!r} does not hold for such a case of {case.component}: it would with {asked}; got "
+            f"{case.to_json()}"
+        )
+    return lambda application: [] if objections(application, case) else [case]
 
-    return given
+
+def _asked(objection: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in objection.items())
 
 
-def _seed(seed: int | None, silent: bool) -> int:
+def _seed(seed: int | None) -> int:
     if seed is not None:
         return seed
     drawn = 0 if os.environ.get("CI") else secrets.randbelow(2**32)
-    if not silent:
-        sys.stderr.write(f"parity: seed {drawn}\n")
+    sys.stderr.write(f"parity: seed {drawn}\n")
     return drawn
 
 
-def _summary(outcomes: list[Any], seed: int) -> str:
+def _summary(outcomes: list[Any], source: str) -> str:
     broken = sum(not outcome.passed for outcome in outcomes)
     cases, elements = sum(outcome.cases for outcome in outcomes), sum(outcome.elements for outcome in outcomes)
     what = f"{len(outcomes)} laws of a component and a side: {broken} broken"
-    return f"{what}; {cases} cases, {elements} elements, seed {seed}"
+    return f"{what}; {cases} cases, {elements} elements, {source}"
 
 
 def _line(outcome: Any, profile: str) -> str:

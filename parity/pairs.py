@@ -84,6 +84,8 @@ class Pair:
         scales: Explicit error models of outputs, from structure, profile, state dict and inputs, all in float64.
         fresh: Compare the freshly built parameters and buffers, not ones drawn by the harness; the explicit error
             models are then the only ones.
+        narrow: Changes a structure to one of `structures`, and leaves those as they are: a pair that was narrowed, so
+            that a law holds for it, refuses a case written by hand that this would change.
         strata: Length classes of the accuracy test; a pair without any has none.
         only_rungs: The rungs on which the pair means something; the others are reported as skipped.
         only_rungs_reason: Why.
@@ -103,6 +105,7 @@ class Pair:
     parameters: tuple[tuple[str, ParameterRule], ...] = field(default=())
     scales: Callable[[Structure, HyperProfile, Arrays, Arrays], Mapping[str, Scale]] | None = None
     fresh: bool = False
+    narrow: Callable[[dict[str, Any]], dict[str, Any]] = dict
     strata: tuple[LengthClass, ...] = ()
     only_rungs: tuple[RungName, ...] = tuple(RUNGS)
     only_rungs_reason: str = ""

@@ -74,6 +74,16 @@ def cases_of(application: Application, count: int, seed: int) -> list[Case]:
     return list(dict.fromkeys([*corpus_cases(pair, seed), *draw_cases(pair, count, seed)]))
 
 
+def objections(application: Application, case: Case) -> dict[str, Any]:
+    """Return what the application asks of the structure and `case` does not have, by key; empty if the law applies.
+
+    The case's structure has every size that the pair needs.
+    """
+    given = case.options
+    narrowed = application.pair.narrow(dict(given))
+    return {key: value for key, value in narrowed.items() if key not in given or given[key] != value}
+
+
 def check_law(
     law: Law,
     component: str,

@@ -45,7 +45,11 @@ ADDITIVE: Final = r"^bias$|(linear|dense\d?|wo|Wqkv|short_filter|decoder|[Ll]aye
 def _where(pair: Pair, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Pair:
     """Return `pair` with every structure, drawn or of the corpus, changed so that a law applies to it."""
     corpus = tuple(dict(items) for items in dict.fromkeys(tuple(change(dict(s)).items()) for s in pair.corpus))
-    return dataclasses.replace(pair, structures=pair.structures.map(change), corpus=corpus)
+
+    def narrow(structure: dict[str, Any]) -> dict[str, Any]:
+        return change(pair.narrow(structure))
+
+    return dataclasses.replace(pair, structures=pair.structures.map(change), corpus=corpus, narrow=narrow)
 
 
 def _with(pair: Pair, **fixed: Any) -> Pair:
