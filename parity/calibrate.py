@@ -1,7 +1,7 @@
 """False alarms of a port that is known to be right: the strata of many runs, and the examination of fresh cases.
 
-Each run has a seed of its own. It tests every stratum as `parity run` does, and puts one freshly drawn case of every
-component to the absolute gates, at a rung that changes with the seed. What fails is a false alarm. Beside the count
+Each run has a seed of its own. It tests every stratum as `parity run` does, and puts one freshly drawn case to the
+absolute gates: of one component after the other, at one rung after the other. What fails is a false alarm. Beside the count
 stands what follows from the pooled sample: for every stratum the probability that its last look fails, by the
 noncentral t distribution.
 
@@ -143,20 +143,17 @@ def _pooled(stratum: Stratum, found: Sequence[StratumFigures]) -> StratumSummary
 def calibrate_seed(
     pairs: Sequence[Pair], profiles: Sequence[HyperProfile], seed: int, check: Callable[[], object] = bool
 ) -> CalibrationRun:
-    """Run one seed: every stratum, and one drawn case of every pair at one of its rungs."""
+    """Run one seed: every stratum, and one drawn case of the pair whose turn it is."""
     assessments = [
         assessment
         for pair in pairs
         for assessment in assess_pair(StrataPlan(pair, profiles, list(RUNGS), tuple(STRATUM_FAMILIES), seed), check)
     ]
     alarms = [f"seed {seed}: {a.stratum}: {a.reason}" for a in assessments if not a.passed]
-    cases = tensors = 0
-    for pair in pairs:
-        check()
-        judged, failing = _examination(pair, profiles[0], seed)
-        cases, tensors = cases + 1, tensors + judged
-        alarms += failing
-    return CalibrationRun(seed, tuple(map(_figures, assessments)), cases, tensors, tuple(alarms))
+    check()
+    turn, pair = seed // len(pairs), pairs[seed % len(pairs)]
+    tensors, failing = _examination(pair, profiles[0], seed, turn)
+    return CalibrationRun(seed, tuple(map(_figures, assessments)), 1, tensors, (*alarms, *failing))
 
 
 def _figures(assessment: Assessment) -> StratumFigures:
@@ -171,11 +168,11 @@ def _figures(assessment: Assessment) -> StratumFigures:
     )
 
 
-def _examination(pair: Pair, profile: HyperProfile, seed: int) -> tuple[int, list[str]]:
+def _examination(pair: Pair, profile: HyperProfile, seed: int, turn: int) -> tuple[int, list[str]]:
     """Return (tensors judged, what failed) of the last of a few drawn cases, at the rung whose turn it is."""
     case = draw_cases(pair, 3, seed)[-1]
     rungs = [rung for rung in case.ladder if rung in pair.only_rungs]
-    rung = rungs[seed % len(rungs)]
+    rung = rungs[turn % len(rungs)]
     judgements = examine(Bench(pair, case, profile), profile, RUNGS[rung]).judgements
     bad = first_bad(judgements)
     return len(judgements), [] if bad is None else [f"seed {seed}: {case.command(profile.name, rung)}: {bad}"]

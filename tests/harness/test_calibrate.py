@@ -111,7 +111,7 @@ def test_a_stratum_skipped_in_every_run_is_named_and_not_counted() -> None:
 
 
 def test_a_skipped_assessment_stays_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    assessments = [skipped_stratum(STRATUM, 1.0, "out of range"), judge_ratios(OTHER, 1.0, [])]
+    assessments = [skipped_stratum(STRATUM, 1.0, "out of range", 6), judge_ratios(OTHER, 1.0, [])]
     monkeypatch.setattr("parity.calibrate.assess_pair", lambda *_: iter(assessments))
     run = calibrate_seed(select(["pooler"]), [CANONICAL], 0)
     assert [each.skipped for each in run.strata] == ["out of range", ""]
