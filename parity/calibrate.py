@@ -1,8 +1,8 @@
 """False alarms of a port that is known to be right: the strata of many runs, and the examination of fresh cases.
 
 Each run has a seed of its own. It tests every stratum as `parity run` does, and puts one freshly drawn case to the
-absolute gates: of one component after the other, at one rung after the other. What fails is a false alarm. Beside the count
-stands what follows from the pooled sample: for every stratum the probability that its last look fails, by the
+absolute gates: of one component after the other, at one rung after the other. What fails is a false alarm. Beside the
+count stands what follows from the pooled sample: for every stratum the probability that its last look fails, by the
 noncentral t distribution.
 
 Source of the bound on the rate that was counted: Clopper, Pearson, Biometrika 26 (1934), 404.

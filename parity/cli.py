@@ -164,7 +164,8 @@ def calibrate(
 ) -> None:
     """Count how often the port as it stands is accused: every failure of a right port is a false alarm.
 
-    Each run tests the strata of the accuracy test and puts one drawn case of one component after the other to the absolute gates.
+    Each run tests the strata of the accuracy test, and puts one drawn case to the absolute gates, of one component
+    after the other.
     1,000 runs of everything take some hours of one core: with --log they can be interrupted and gone on with, and what
     is printed is of all runs in the log.
 
