@@ -44,25 +44,30 @@ def jitter_kappa(
     generator = torch.Generator().manual_seed(seed)
     sums = dict.fromkeys(truth, 0.0)
     for _ in range(DRAWS):
-        jittered = copy.deepcopy(module)
-        with torch.no_grad():
-            for tensor in [*jittered.parameters(), *jittered.buffers()]:
-                if tensor.is_floating_point():
-                    tensor.mul_(1 + EPSILON * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
-        run = run_reference(pair, jittered, _jittered_inputs(inputs, generator), RUNGS["f64"])
+        run = run_reference(pair, *jittered(module, inputs, EPSILON, generator), RUNGS["f64"])
         for name, exact in truth.items():
             sums[name] += _response(run[name].values, exact.values)
     return {name: total / DRAWS for name, total in sums.items()}
 
 
-def _jittered_inputs(inputs: Mapping[str, AnyArray], generator: torch.Generator) -> dict[str, AnyArray]:
-    """Float inputs jittered; ids and masks of zeros and ones stay, since they are exact."""
-    jittered: dict[str, AnyArray] = {}
+def jittered(
+    module: nn.Module, inputs: Mapping[str, AnyArray], epsilon: float, generator: torch.Generator
+) -> tuple[nn.Module, dict[str, AnyArray]]:
+    """Return a float64 module and its inputs, every number multiplied by 1 + epsilon xi, xi N(0, 1).
+
+    Ids, and masks of zeros and ones, stay, since they are exact. `module` and `inputs` stay as they are.
+    """
+    moved = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in [*moved.parameters(), *moved.buffers()]:
+            if tensor.is_floating_point():
+                tensor.mul_(1 + epsilon * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+    arrays: dict[str, AnyArray] = {}
     for name, array in inputs.items():
         exact = not np.issubdtype(array.dtype, np.floating) or bool(np.isin(array, (0.0, 1.0)).all())
         noise = torch.randn(array.shape, generator=generator, dtype=torch.float64).numpy()
-        jittered[name] = array if exact else np.asarray(array, dtype=np.float64) * (1 + EPSILON * noise)
-    return jittered
+        arrays[name] = array if exact else np.asarray(array, dtype=np.float64) * (1 + epsilon * noise)
+    return moved, arrays
 
 
 def _response(values: Array, truth: Array) -> float:
