@@ -6,7 +6,7 @@ import copy
 import math
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,9 +28,10 @@ from parity.backends.reference import (
     run_reference_outputs,
     state_of,
 )
+from parity.backends.roughness import roughness
 from parity.backends.truth import compute_truth
 from parity.cases import Case, draw_inputs, draw_parameters
-from parity.meaning import Meaning, classify
+from parity.meaning import Meaning, classify, finer_rungs
 from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
 from parity.spec.arrays import Arrays
@@ -288,13 +289,72 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung, limit: float) -> R
     return Ratio(bits, exceeds, case)
 
 
-def classify_tensor(bench: Bench, profile: HyperProfile, name: str) -> Meaning:
-    """Say whether the port's error in tensor `name` is rounding or meaning, from its f64 and f32 errors."""
-    errors = {}
-    for rung in (RUNGS["f64"], RUNGS["f32"]):
-        judgement = examine(bench, profile, rung).judgements.get(name)
-        errors[rung.name] = judgement.port.rel_l2 if judgement is not None and judgement.port is not None else None
-    return classify(errors["f64"], errors["f32"], bench.kappa.get(name, 0.0))
+def classify_tensor(bench: Bench, profile: HyperProfile, name: str, seen_at: Rung) -> Meaning:
+    """Say whether the port's error in tensor `name` is rounding or meaning, from its f64 and f32 errors.
+
+    A pair that is not built in float64 (freshly built buffers) is classified at the finest rung that builds it. A truth
+    of zeros has no relative error: there the scale is the largest number that the case passes through.
+
+    Args:
+        bench: The case.
+        profile: The profile of the port.
+        name: The tensor.
+        seen_at: The rung at which it fails.
+    """
+    finest = max((RUNGS[rung] for rung in bench.pair.only_rungs), key=lambda rung: rung.digits)
+    verdicts = {rung: examine(bench, profile, RUNGS[rung]) for rung in dict.fromkeys((finest.name, "f32"))}
+    judgements = {rung: verdict.judgements.get(name) for rung, verdict in verdicts.items()}
+    scale = _scale(bench, name)
+    meaning = classify(
+        _relative(judgements[finest.name], scale),
+        _relative(judgements["f32"], scale),
+        bench.kappa.get(name, 0.0),
+        0.0 if bench.pair.fresh else _float32_noise(bench, name, scale),
+        lambda: _roughness(bench, profile, name),
+        finest.name,
+        _unmeasured(verdicts[finest.name], judgements[finest.name]),
+    )
+    finer = [judgements.get(rung) for rung in finer_rungs(seen_at.name) if rung in bench.pair.only_rungs]
+    alone = bool(finer) and all(judgement is not None and judgement.passed for judgement in finer)
+    return replace(meaning, only_at=seen_at.name) if alone and meaning.kind == "rounding" else meaning
+
+
+def _scale(bench: Bench, name: str) -> float:
+    """Return the rms of the truth, or, where it is 0, the largest number of the case."""
+    truth = bench.truth[name].values if name in bench.truth else np.zeros(0)
+    return float(np.sqrt(np.mean(np.square(truth)))) if truth.any() else bench.largest
+
+
+def _relative(judgement: Judgement | None, scale: float) -> float | None:
+    """Return the port's rms error over `scale`, None where it was not measured or a NaN or infinity is misplaced."""
+    if judgement is None or judgement.port is None or (judgement.special is not None and judgement.special.fatal):
+        return None
+    if judgement.port.truth_rms > 0:
+        return judgement.port.rel_l2
+    return 0.0 if judgement.port.rms == 0 else judgement.port.rms / scale if scale > 0 else math.inf
+
+
+def _unmeasured(examination: Examination, judgement: Judgement | None) -> str:
+    """Return why a tensor has no error."""
+    return examination.skipped or ("the case has no such tensor" if judgement is None else judgement.reason)
+
+
+def _float32_noise(bench: Bench, name: str, scale: float) -> float:
+    """Return the relative error that float32 is predicted to make in a tensor, at least one rounding."""
+    least = RUNGS["f32"].u
+    if name not in bench.truth or scale == 0:
+        return least
+    predicted = bench.noise(RUNGS["f32"], REFINED_DRAWS)[name]
+    return max(least, _predicted(predicted, bench.truth[name].values, RUNGS["f32"]).rms / scale)
+
+
+def _roughness(bench: Bench, profile: HyperProfile, name: str) -> float | None:
+    """Return the roughness of the port's error, None where the port cannot run on numbers that are moved a little."""
+    case = bench.case
+    try:
+        return roughness(bench.pair, case.options, profile, bench.module, bench.inputs, name, case.seed)
+    except Exception:  # noqa: BLE001 - a broken port may raise anything; the plateau alone decides then
+        return None
 
 
 def fidelity(bench: Bench, canonical: Bench) -> float:

@@ -361,7 +361,7 @@ class _PairRun:
             detail=judgement.detail if judgement else "",
             worst_case=worst.to_json(),
             worst_ratio=worst_ratio,
-            meaning=classify_tensor(bench, profile, name),
+            meaning=classify_tensor(bench, profile, name, RUNGS[rung]),
             bundle=self._packed(bench, profile, rung, examination),
         )
 
