@@ -481,9 +481,11 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
     if results.assessments:
         out.print(_accuracy_line(results), markup=False)
     where = f"; report in {folder}" if folder is not None else ""
+    mute = sum(row.verdict == "ill-conditioned" for row in results.rows)
+    ill = f"{mute} tensors ill-conditioned, " if mute else ""
     out.print(
         f"{results.verdict.upper()}: {len(results.rows)} tensors, {results.compared} elements compared, "
-        f"{len(results.failures)} failures, seed {results.meta['seed']}{where}",
+        f"{len(results.failures)} failures, {ill}seed {results.meta['seed']}{where}",
         markup=False,
     )
 

@@ -246,6 +246,17 @@ print("LOADED", loaded)
 """
 
 
+def test_what_says_nothing_or_was_not_compared_stands_in_the_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parity.verdict._zeros_would_pass", lambda *_: True)
+    monkeypatch.setattr("parity.strata.out_of_range", lambda bench, rung: "planted" if bench.case.seed % 3 == 0 else "")
+    outcome = invoke(*SMALL, "--seed", "0")
+    accuracy, verdict = outcome.stdout.splitlines()[-2:]
+    assert accuracy == (
+        "accuracy: 1 strata, 10 cases, 0 less accurate than the reference; not compared: 0 strata, 6 cases"
+    )
+    assert "tensors ill-conditioned" in verdict
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "parity")
 def test_help_names_every_option_and_loads_no_framework(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
