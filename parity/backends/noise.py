@@ -2,20 +2,27 @@
 
 Each arithmetic operation's float inputs are multiplied by 1 + a xi, xi uniform in [-1, 1], before it runs in float64.
 The amplitude is a = u * growth(operation, shape), u the rung's own unit roundoff, so that saturation is felt as well.
-Results of sums are perturbed besides, by what their partial sums say (`parity.backends.summation`). At f64 u is taken
-larger, and the response is scaled back. What arrives at a tensor is the error that a faithful implementation at that
-rung makes there, whatever the conditioning in between. That is the S(data) of composites: it needs no constant per
-layer or model.
+Results of sums are perturbed besides, by what their partial sums say (`parity.backends.sum_models`); fused operations
+are taken apart (`parity.backends.steps`). At f64 u is taken larger, and the response is scaled back. What arrives at a
+tensor is the error that a faithful implementation at that rung makes there, whatever the conditioning in between. That
+is the S(data) of composites: it needs no constant per layer or model.
 
 Inputs rather than outputs are perturbed, since that is the backward-error view: relative noise on the factors of a
 product sum gives u * sqrt(sum (x w)^2), also where the sum cancels, and relative noise on the samples of a transform
 gives the white noise u * ||x|| that a transform makes.
+
+An operation that none of these tables knows and that returns fewer numbers than it is given reduces them, and one
+rounding would understate it. Of a sum in order, sum_k delta_k S_k = sum_i t_i sum_(k >= i) delta_k: the factors on its
+terms are a random walk along the axis that is summed, whatever the data; of a product likewise. Which axes those are is
+not known, so its inputs are multiplied by such a walk along every one (`_Perturb._walked`).
 
 Source: stochastic arithmetic, Vignes, Math. Comput. Simul. 35 (1993) 233; growth factors from `parity.tolerance`.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,16 +33,19 @@ import torch
 from torch import nn
 
 from parity.backends.reference import run_reference
-from parity.backends.summation import sum_errors
+from parity.backends.steps import STEPS
+from parity.backends.sum_models import MODELS, NO_OPTIONS, Options, sum_errors
 from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
-from parity.tolerance import GELU_OUTPUT, LAYER_NORM_OUTPUT, growth_of
+from parity.tolerance import GELU_OUTPUT, GROWTH, LAYER_NORM_OUTPUT, growth_of
 from parity.trace import Trace
 
 F64_EPSILON: Final = 2.0**-32
 """Amplitude that stands for u at f64, whose own roundoff would drown it: squared it is below that, 2**20 above it."""
+
+COMPOSITE: Final = torch._C.DispatchKey.CompositeImplicitAutograd
 
 EXACT: Final = frozenset(
     {
@@ -46,6 +56,9 @@ EXACT: Final = frozenset(
         "_unsafe_view",
         "abs",
         "alias",
+        "amax",
+        "amin",
+        "aminmax",
         "as_strided",
         "cat",
         "chunk",
@@ -54,15 +67,26 @@ EXACT: Final = frozenset(
         "constant_pad_nd",
         "copy_",
         "detach",
+        "diagonal",
         "embedding",
         "empty_like",
         "eq",
         "expand",
         "flip",
         "full_like",
+        "gather",
         "gt",
         "index",
+        "index_select",
+        "kthvalue",
         "lift_fresh",
+        "masked_select",
+        "max",
+        "max_pool2d_with_indices",
+        "max_pool3d_with_indices",
+        "median",
+        "min",
+        "mode",
         "neg",
         "ones_like",
         "permute",
@@ -70,12 +94,18 @@ EXACT: Final = frozenset(
         "resolve_conj",
         "select",
         "slice",
+        "sort",
         "split",
         "squeeze",
         "stack",
         "t",
+        "take",
+        "topk",
         "transpose",
+        "tril",
+        "triu",
         "unbind",
+        "unsafe_split",
         "unsqueeze",
         "view",
         "view_as_complex",
@@ -83,7 +113,36 @@ EXACT: Final = frozenset(
         "zeros_like",
     }
 )
-"""Operations that move or copy numbers and round nothing."""
+"""Operations that move, copy or choose numbers and round nothing."""
+
+PLAIN: Final = frozenset(
+    {
+        "max_pool2d_with_indices_backward",
+        "max_pool3d_with_indices_backward",
+        "prod",
+        "select_backward",
+        "slice_backward",
+    }
+)
+"""Operations that are no sums although they return fewer numbers, or others, than they are given.
+
+Of a product of n factors, noise on each factor is what the n - 1 roundings amount to.
+"""
+
+INNER: Final = frozenset(
+    {
+        "_cdist_forward",
+        "_linalg_det",
+        "_linalg_solve_ex",
+        "_pdist_forward",
+        "_trilinear",
+        "linalg_cholesky_ex",
+        "linalg_inv_ex",
+        "linalg_lu_solve",
+        "linalg_solve_triangular",
+    }
+)
+"""Operations whose sums run over the last axis of their operands, which the number of results does not show."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +165,14 @@ class _Perturb(WideAware):
         name = func._schema.name.removeprefix("aten::")
         if name in EXACT:
             return func(*args, **(kwargs or {}))
+        if name in STEPS:
+            with self:
+                return STEPS[name](*args, **(kwargs or {}))
+        if name not in MODELS and func.has_kernel_for_dispatch_key(
+            COMPOSITE
+        ):  # met among those steps only: autograd takes it apart before
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         narrow = self.rung.is_half and not self.wide
         growth = growth_of(name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)], narrow)
         unit = self.epsilon if narrow or not self.rung.is_half else RUNGS["f32"].u
@@ -114,38 +181,67 @@ class _Perturb(WideAware):
             result = func(*args, **(kwargs or {}))
             return result.copy_(self._noisy(result, unit * growth, floor))
         result = func(*(self._noisy(a, unit * growth, floor) for a in args), **(kwargs or {}))
+        length = self._reduced(name, func, args, result)
+        if length > 1:
+            walked = (self._walked(self._noisy(a, unit * growth, floor), unit, length) for a in args)
+            return func(*walked, **(kwargs or {}))
         if name == "native_layer_norm":
             result = (self._noisy_norm(result, args[3], unit), *result[1:])
         if name == "gelu":
             result = result + GELU_OUTPUT * unit * args[0].abs() * self._uniform(result)
-        return self._noisy_sums(name, args, result, RUNGS["f32"].u if self.rung.is_half else self.epsilon)
+        return self._noisy_sums(name, args, result, kwargs or NO_OPTIONS)
 
-    def _noisy_norm(self, result: Any, bias: torch.Tensor, unit: float) -> torch.Tensor:
+    def _reduced(self, name: str, func: Any, args: Any, result: Any) -> int:
+        """Numbers that an operation without a model makes one of; 1 where it reduces nothing."""
+        if name in MODELS or name in GROWTH or name in PLAIN or torch.Tag.pointwise in func.tags:
+            return 1
+        given = [a for a in args if _rounds(a)]
+        if name in INNER:
+            return max((a.shape[-1] for a in given if a.ndim), default=1)
+        returned = max((part.numel() for part in _parts(result) if _rounds(part)), default=0)
+        return max((math.ceil(a.numel() / returned) for a in given), default=1) if returned else 1
+
+    def _walked(self, value: Any, unit: float, length: int) -> Any:
+        """Multiply by 1 + u W, W a random walk along every axis with as many steps as numbers are reduced to one.
+
+        Sums in sixteen bits run in float32.
+        """
+        if not _rounds(value):
+            return value
+        unit = RUNGS["f32"].u if self.rung.is_half else unit
+        for axis, size in enumerate(value.shape):
+            if size > 1:
+                walk = self._random((size,)).cumsum(0).mul_(math.sqrt(length / size))
+                value = value * (1 + unit * walk).reshape(-1, *(1,) * (value.ndim - 1 - axis))
+        return value
+
+    def _noisy_norm(self, result: Any, bias: torch.Tensor | None, unit: float) -> torch.Tensor:
         """Perturb the steps of a LayerNorm's x_hat * weight + bias, for which noise on its input cannot stand.
 
         Of two channels the normalised values are +-1 whatever the input.
         """
         out: torch.Tensor = result[0]
-        steps = (out - bias).abs() + bias.abs()
+        steps = out.abs() if bias is None else (out - bias).abs() + bias.abs()
         return out + LAYER_NORM_OUTPUT * unit * steps * self._uniform(steps)
 
-    def _noisy_sums(self, name: str, args: Any, result: Any, unit: float) -> Any:
+    def _noisy_sums(self, name: str, args: Any, result: Any, options: Options) -> Any:
         """Perturb what the operation's sums leave in its results; with sixteen bits sums run in float32."""
-        errors = sum_errors(name, args, result)
+        errors = sum_errors(name, args, result, options)
         if not errors:
             return result
-        parts = list(result) if isinstance(result, tuple) else [result]
+        unit = RUNGS["f32"].u if self.rung.is_half else self.epsilon
+        parts = _parts(result)
         for error in errors:
             random = self._random(error.shape)
             if parts[error.output].is_complex():
                 random = torch.complex(random, self._random(error.shape))
-            parts[error.output] = parts[error.output] + unit * error.scale * random
+            parts[error.output] = error.added(parts[error.output], unit, random)
         return tuple(parts) if isinstance(result, tuple) else parts[0]
 
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
-        if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
+        if not _rounds(value):
             return value
-        size = value.abs().clamp_(min=floor).mul_(amplitude)
+        size = value.abs().clamp_(min=floor, max=sys.float_info.max).mul_(amplitude)  # an infinity stays what it is
         if value.is_complex():
             return value + size * torch.complex(self._uniform(size), self._uniform(size))
         return value + size.mul_(self._uniform(size))
@@ -155,6 +251,14 @@ class _Perturb(WideAware):
 
     def _random(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64).mul_(2).sub_(1)
+
+
+def _rounds(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _parts(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, tuple | list) else [result]
 
 
 def predict_noise(

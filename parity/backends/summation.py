@@ -7,7 +7,10 @@ frameworks. No function of the shape alone can know this. Blocked and vectorised
 better; the sequential one, which MLX uses on a CPU, is what is predicted.
 
 In a regular progression roundings are not independent: they align, and err by up to 0.5 u ||S||_1. That too is
-measured, on the very terms, by adding them up one after the other in float32.
+measured, on the very terms, by adding them up one after the other in float32; of a matrix product, on a sample of those
+rows and columns that are smooth, since a product of anything else is no progression.
+
+`parity.backends.sum_models` says which sums an operation is made of.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, section 4.2; 0.43 is the root mean square of a relative
 rounding error in units of u, sqrt(1/8 ln 2); sampled on both frameworks by tests/backends/test_summation.py.
@@ -16,52 +19,52 @@ rounding error in units of u, sqrt(1/8 ln 2); sampled on both frameworks by test
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from parity.spec.precision import RUNGS
 
 CHUNKS: Final = 8
 """Points along a matrix product's long axis at which its partial sums are computed; between them they are modelled."""
 
+ALIGN_FROM: Final = 32
+"""Terms of a product sum from which alignment is looked for."""
 
-@dataclass(frozen=True)
-class SumError:
-    """Error of one result of an operation in units of u: `scale` times a number in [-1, 1].
+SMOOTH: Final = 0.1
+"""Norm of the second differences over the norm, below which a row is smooth: linear 0, white noise sqrt(6).
 
-    Args:
-        output: Which of the operation's results.
-        scale: Broadcastable to it; its sign tells elements that err together from those that err against each other.
-        shape: Shape of the random numbers: where an axis is 1, the error is common to all elements along it.
-    """
+A sine is smooth from 20 samples a period on; a mean ten times the spread is not, 0.24.
+"""
 
-    output: int
-    scale: torch.Tensor
-    shape: tuple[int, ...]
-
-
-Model = Callable[[tuple[Any, ...], Any], list[SumError]]
+SAMPLES: Final = 8
+"""Smooth rows, and columns, of a product whose terms are added up in float32."""
 
 
 def sequential(terms: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     """Return the error of summing `terms` over `axes`, in units of u: ||S||_2 and, in quadrature, what aligns.
 
     Args:
-        terms: Any shape.
+        terms: Any shape; of a complex sum both parts in quadrature.
         axes: Summed in the order of memory; they are kept with length 1.
     """
     if terms.is_complex():
         return torch.hypot(sequential(terms.real, axes), sequential(terms.imag, axes))
     kept = [axis for axis in range(terms.ndim) if axis not in axes]
-    flat = terms.permute(*kept, *axes).reshape(*(terms.shape[axis] for axis in kept), -1)
+    rows = [terms.shape[axis] for axis in kept]
+    flat = terms.permute([*kept, *axes]).reshape(*rows, math.prod(terms.shape[axis] for axis in axes))
     norm = torch.cumsum(flat, -1).square().sum(-1).sqrt()
     shape = [1 if axis in axes else size for axis, size in enumerate(terms.shape)]
     return torch.hypot(norm, _aligned(flat)).reshape(shape)
+
+
+def running_loss(terms: torch.Tensor) -> torch.Tensor:
+    """Return what float32 loses by adding up along the last axis, after each term, in units of float32's u."""
+    narrow = terms.detach().numpy().astype(np.float32)
+    return _lost(_float32_totals(narrow), np.add.accumulate(narrow, axis=-1, dtype=np.float64))
 
 
 def _aligned(terms: torch.Tensor) -> torch.Tensor:
@@ -69,174 +72,125 @@ def _aligned(terms: torch.Tensor) -> torch.Tensor:
     narrow = terms.detach().numpy().astype(np.float32)
     if narrow.shape[-1] == 0:
         return torch.zeros(terms.shape[:-1], dtype=torch.float64)
+    return _lost(_float32_totals(narrow)[..., -1], narrow.astype(np.float64).sum(-1))
+
+
+def _float32_totals(terms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.accumulate(narrow, axis=-1, dtype=np.float32)[..., -1].astype(np.float64)
-        error = np.abs(total - narrow.astype(np.float64).sum(-1)) / RUNGS["f32"].u
+        return np.add.accumulate(terms, axis=-1, dtype=np.float32)
+
+
+def _lost(totals: npt.NDArray[np.float32], exact: npt.NDArray[np.float64]) -> torch.Tensor:
+    """Distance in units of float32's u; none where float32 overflows."""
+    with np.errstate(invalid="ignore"):
+        error = np.abs(totals.astype(np.float64) - exact) / RUNGS["f32"].u
     return torch.from_numpy(np.asarray(np.nan_to_num(error, nan=0.0, posinf=0.0)))
 
 
-def product_sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return ||S||_2 of the sums of x (..., m, k) times y (..., k, n), element by element, shape (..., m, n).
+def bridged(parts: Iterable[tuple[torch.Tensor, int]], steps: torch.Tensor) -> torch.Tensor:
+    """Return ||S||_2 of sums that are known at a few points only.
 
-    The partial sums are exact at up to 8 points, S_a to S_b across a chunk of c terms. Between two of them they are a
-    straight line and a bridge of random steps: c (S_a^2 + S_a S_b + S_b^2) / 3 + c/6 sum t^2.
+    From S_a to S_b across c terms the partial sums are a straight line and a bridge of random steps:
+    c (S_a^2 + S_a S_b + S_b^2) / 3 + c/6 sum t^2.
+
+    Args:
+        parts: What the sum grows by to its next point, and by how many terms; the shape of the sums.
+        steps: Sum of the squares of all terms, of the same shape.
     """
+    squares, start, longest = torch.zeros_like(steps), torch.zeros_like(steps), 1
+    for growth, count in parts:
+        end = start + growth
+        if count == 1:
+            squares.addcmul_(end, end)
+        else:  # a^2 + ab + b^2 = (a + b) b + a^2
+            squares.addcmul_(growth.add_(start).add_(start), end, value=count / 3)
+            squares.addcmul_(start, start, value=count / 3)
+        start, longest = end, max(longest, count)
+    return squares.add_(steps, alpha=longest / 6 if longest > 1 else 0.0).sqrt_()
+
+
+def product_sums(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the error of x (..., m, k) times y (..., k, n) in units of u, element by element, shape (..., m, n).
+
+    That is ||S||_2, and in quadrature what aligns. The partial sums are exact at up to 8 points, `bridged` between. A
+    complex product has 2 k real ones in either part; both parts are in quadrature, as in `sequential`.
+    """
+    if x.is_complex() or y.is_complex():
+        left, right = (torch.view_as_real(factor.to(torch.complex128).resolve_conj()) for factor in (x, y))
+        real = product_sums((left * torch.tensor([1.0, -1.0])).flatten(-2), right.movedim(-1, -2).flatten(-3, -2))
+        imaginary = product_sums(left.flatten(-2), right.flip(-1).movedim(-1, -2).flatten(-3, -2))
+        return torch.hypot(real, imaginary)
     size = x.shape[-1]
     steps = torch.matmul(x.square(), y.square())
     if size == 0:
         return steps
-    squares, start = torch.zeros_like(steps), torch.zeros_like(steps)
+    return _with_alignment(bridged(_chunks(x, y), steps), x, y)
+
+
+def _chunks(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
+    size = x.shape[-1]
     chunk = math.ceil(size / CHUNKS)
     for first in range(0, size, chunk):
         part = slice(first, min(first + chunk, size))
-        end = start + torch.matmul(x[..., :, part], y[..., part, :])
-        count = part.stop - part.start
-        line = end.square() if count == 1 else count * (start.square() + start * end + end.square()) / 3
-        squares += line
-        start = end
-    return (squares + (chunk / 6 if chunk > 1 else 0.0) * steps).sqrt()
+        yield torch.matmul(x[..., :, part], y[..., part, :]), part.stop - part.start
 
 
-def _positive(terms: int) -> float:
+def _with_alignment(norm: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Raise ||S||_2 by what float32 is seen to lose, where both the row and the column are smooth."""
+    if x.shape[-1] < ALIGN_FROM or norm.numel() == 0:
+        return norm
+    rows, columns = smooth(x), smooth(y.mT)
+    if not (bool(rows.any()) and bool(columns.any())):
+        return norm
+    batch = norm.shape[:-2]
+    left, right, norms, rows, columns = (
+        values.expand(*batch, *values.shape[-kept:]).reshape(-1, *values.shape[-kept:])
+        for values, kept in ((x, 2), (y, 2), (norm, 2), (rows, 1), (columns, 1))
+    )
+    squares = []
+    for index in spread(torch.nonzero(rows.any(-1) & columns.any(-1)).flatten(), SAMPLES // 2):
+        i, j = (spread(torch.nonzero(mask[index]).flatten(), SAMPLES) for mask in (rows, columns))
+        lost = _aligned(left[index][i][:, None] * right[index][:, j].mT[None])
+        squares.append((lost / norms[index][i][:, j]).nan_to_num(0.0, 0.0, 0.0).square().mean())
+    if not squares:
+        return norm
+    factor = math.sqrt(1 + float(torch.stack(squares).mean()))
+    return torch.where((rows[:, :, None] & columns[:, None]).reshape(norm.shape), norm * factor, norm)
+
+
+def smooth(rows: torch.Tensor) -> torch.Tensor:
+    """Return which rows (..., k) are smooth along their last axis."""
+    bends = torch.diff(rows, n=2).square_().sum(-1)
+    return bends <= SMOOTH**2 * torch.linalg.vecdot(rows, rows)
+
+
+def spread(indices: torch.Tensor, count: int) -> torch.Tensor:
+    """Return at most `count` of `indices`, evenly spread over them, the first and the last included."""
+    if len(indices) <= count:
+        return indices
+    return indices[torch.linspace(0, len(indices) - 1, count).round().long()]
+
+
+def segment_sums(terms: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Return ||S||_2 of sums of the rows of `terms` (n, c), each into the row of the result (count, c) that it names.
+
+    Args:
+        terms: What is added up, in order.
+        rows: Row of the result for each, shape (n,).
+        count: Rows of the result.
+    """
+    result = torch.zeros(count, terms.shape[-1], dtype=terms.dtype)
+    if rows.numel() == 0:
+        return result
+    ordered, order = torch.sort(rows, stable=True)
+    partial = torch.cumsum(terms[order], 0)
+    _, lengths = torch.unique_consecutive(ordered, return_counts=True)
+    ends = torch.cumsum(lengths, 0)
+    before = torch.cat([torch.zeros_like(partial[:1]), partial[ends[:-1] - 1]])
+    partial -= torch.repeat_interleave(before, lengths, 0)
+    return result.index_add_(0, ordered, partial.square()).sqrt_()
+
+
+def positive(terms: int) -> float:
     """||S||_2 over the sum itself, of n equal terms: sqrt(n/3)."""
     return math.sqrt(terms / 3)
-
-
-def _product(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    return [SumError(0, product_sums(args[0], args[1]), tuple(result.shape))]
-
-
-def _biased_product(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """The bias is added last."""
-    return [SumError(0, torch.hypot(product_sums(args[1], args[2]), result), tuple(result.shape))]
-
-
-def _axes(args: tuple[Any, ...], position: int) -> tuple[int, ...]:
-    """The reduced axes of an operation; all, where it names none."""
-    axes = args[position] if len(args) > position else None
-    named = range(args[0].ndim) if not axes else [axes] if isinstance(axes, int) else axes
-    return tuple(axis % args[0].ndim for axis in named) if args[0].ndim else ()
-
-
-def _sum(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    return [SumError(0, sequential(args[0], _axes(args, 1)).reshape(result.shape), tuple(result.shape))]
-
-
-def _mean(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    (error,) = _sum(args, result)
-    count = args[0].numel() / max(result.numel(), 1)
-    return [SumError(0, error.scale / max(count, 1), error.shape)]
-
-
-def _vector_norm(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """A sum of squares, whose root halves the relative error."""
-    count = args[0].numel() / max(result.numel(), 1)
-    return [SumError(0, _positive(math.ceil(count)) / 2 * result, tuple(result.shape))]
-
-
-def _row_shape(values: torch.Tensor, axis: int) -> tuple[int, ...]:
-    return tuple(1 if index == axis % values.ndim else size for index, size in enumerate(values.shape))
-
-
-def _softmax(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    return [SumError(0, _positive(args[0].shape[args[1]]) * result, _row_shape(result, args[1]))]
-
-
-def _log_softmax(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    shape = _row_shape(result, args[1])
-    return [SumError(0, torch.full(shape, _positive(args[0].shape[args[1]]), dtype=result.dtype), shape)]
-
-
-def _layer_norm(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """Mean and variance are off by one number per row each: a shift, and a factor on what is normalised."""
-    x, _, weight, bias, _ = args
-    out, mean, inverse_sigma = result
-    size = x.shape[-1]
-    shift = weight * (sequential(x, (x.ndim - 1,)) / size * inverse_sigma)
-    factor = _positive(size) / 2 * (out - bias)
-    return [SumError(0, shift, tuple(mean.shape)), SumError(0, factor, tuple(mean.shape))]
-
-
-def _layer_norm_backward(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """dx = (g - mean(g) - x_hat mean(g x_hat)) / sigma with g = dy * weight; dweight, dbias are sums over the rows."""
-    dy, x, _, mean, inverse_sigma, weight = args[:6]
-    normalised = (x - mean) * inverse_sigma
-    last, rows = (x.ndim - 1,), tuple(range(x.ndim - 1))
-    g = dy * weight
-    shift = sequential(g, last) / x.shape[-1] * inverse_sigma
-    slope = sequential(g * normalised, last) / x.shape[-1] * inverse_sigma * normalised
-    errors = [SumError(0, scale, tuple(mean.shape)) for scale in (shift, slope)]
-    for output, terms in ((1, dy * normalised), (2, dy)):
-        if result[output] is not None:
-            shape = tuple(result[output].shape)
-            errors.append(SumError(output, sequential(terms, rows).reshape(shape), shape))
-    return errors
-
-
-def _convolution_backward(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """dweight and dbias of a one-dimensional convolution are sums over batch and positions."""
-    dy, x, weight, _, stride, padding, dilation, _, _, groups = args[:10]
-    errors = []
-    if result[1] is not None:
-        padded = functional.pad(x, (padding[0], padding[0]))
-        taps = [
-            padded[..., start : start + (dy.shape[-1] - 1) * stride[0] + 1 : stride[0]]
-            for start in range(0, weight.shape[-1] * dilation[0], dilation[0])
-        ]
-        left = _grouped(dy, groups)
-        scale = torch.stack([product_sums(left, _grouped(tap, groups).mT) for tap in taps], -1)
-        errors.append(SumError(1, scale.reshape(weight.shape), tuple(weight.shape)))
-    if result[2] is not None:
-        shape = tuple(result[2].shape)
-        errors.append(SumError(2, sequential(dy, (0, 2)).reshape(shape), shape))
-    return errors
-
-
-def _grouped(values: torch.Tensor, groups: int) -> torch.Tensor:
-    """(b, c, l) to (groups, c / groups, b l)."""
-    batch, channels, length = values.shape
-    return values.transpose(0, 1).reshape(groups, channels // groups, batch * length)
-
-
-def _embedding_backward(args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """Row r of the result is the sum of the rows of dy whose index is r, in order."""
-    dy, indices = args[0].reshape(-1, args[0].shape[-1]), args[1].reshape(-1)
-    squares = torch.zeros_like(result)
-    for row in indices.unique().tolist():
-        squares[row] = torch.cumsum(dy[indices == row], 0).square().sum(0)
-    return [SumError(0, squares.sqrt(), tuple(result.shape))]
-
-
-def _negative_log_likelihood(args: tuple[Any, ...], _result: Any) -> list[SumError]:
-    """The loss is a sum, or with reduction 1 a mean, over the labels that are not ignored."""
-    log_probabilities, labels, _, reduction, ignored = args[:5]
-    rows = torch.nonzero(labels != ignored).reshape(-1)
-    if reduction == 0 or rows.numel() == 0:
-        return []
-    scale = sequential(log_probabilities[rows, labels[rows]], (0,)).reshape(())
-    return [SumError(0, scale / rows.numel() if reduction == 1 else scale, ())]
-
-
-MODELS: Final[Mapping[str, Model]] = {
-    "addmm": _biased_product,
-    "baddbmm": _biased_product,
-    "mm": _product,
-    "bmm": _product,
-    "sum": _sum,
-    "mean": _mean,
-    "linalg_vector_norm": _vector_norm,
-    "_softmax": _softmax,
-    "_log_softmax": _log_softmax,
-    "native_layer_norm": _layer_norm,
-    "native_layer_norm_backward": _layer_norm_backward,
-    "convolution_backward": _convolution_backward,
-    "embedding_dense_backward": _embedding_backward,
-    "nll_loss_forward": _negative_log_likelihood,
-}
-"""Operations that sum, by their name without namespace: from operands and results to the errors of the results."""
-
-
-def sum_errors(operation: str, args: tuple[Any, ...], result: Any) -> list[SumError]:
-    """Return what the rounding of an operation's sums does to its results, in units of u; nothing if it has none."""
-    model = MODELS.get(operation)
-    return [] if model is None else model(args, result)

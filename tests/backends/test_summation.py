@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import hypothesis.strategies as st
 import mlx.core as mx
@@ -14,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from parity.backends.summation import MODELS, product_sums, sequential, sum_errors
+from parity.backends.summation import bridged, product_sums, running_loss, segment_sums, sequential, smooth, spread
 from parity.spec.precision import RUNGS
 
 Array = npt.NDArray[np.float64]
@@ -126,127 +124,123 @@ def test_a_complex_sum_errs_in_both_parts() -> None:
     assert torch.equal(both, torch.hypot(sequential(real, (1,)), sequential(imaginary, (1,))))
 
 
-# The operations -------------------------------------------------------------------------------------------------
-
-ATEN: Any = torch.ops.aten
-
-
-def double(family: str, *shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(draw(family, shape, seed))
-
-
-def norm_arguments(family: str) -> tuple[Any, ...]:
-    return double(family, 40, 96), [96], double("normal", 96, seed=1), double("normal", 96, seed=2), 1e-5
-
-
-def norm_backward_arguments(family: str) -> tuple[Any, ...]:
-    x, shape, weight, bias, eps = norm_arguments(family)
-    _, mean, inverse = ATEN.native_layer_norm(x, shape, weight, bias, eps)
-    dy = double("progression", 40, 96)
-    return dy, x, shape, mean, inverse, weight, bias, [True, True, True]
+@pytest.mark.parametrize("parts", ["both", "left", "right"])
+def test_the_parts_of_a_complex_product_are_two_real_ones_of_twice_the_length(parts: str) -> None:
+    rng = np.random.Generator(np.random.Philox(0))
+    x, y = (
+        rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if parts in ("both", side) else 0j)
+        for shape, side in (((5, 7), "left"), ((7, 3), "right"))
+    )
+    real = np.stack([x.real[:, :, None] * y.real, -x.imag[:, :, None] * y.imag], 2).reshape(5, 14, 3)
+    imaginary = np.stack([x.real[:, :, None] * y.imag, x.imag[:, :, None] * y.real], 2).reshape(5, 14, 3)
+    exact = np.sqrt(sum(np.square(np.cumsum(terms, 1)).sum(1) for terms in (real, imaginary)))
+    modelled = product_sums(torch.from_numpy(x), torch.from_numpy(y))
+    assert not modelled.is_complex()
+    assert 0.8 <= rms(modelled.numpy()) / rms(exact) <= 1.25
 
 
-def convolution_arguments(family: str) -> tuple[Any, ...]:
-    x, weight, dy = double(family, 4, 6, 64), double("normal", 6, 1, 3, seed=1), double("progression", 4, 6, 66)
-    return dy, x, weight, [6], [1], [2], [1], False, [0], 6, [False, True, True]
+@pytest.mark.parametrize("columns", [64, 4096])
+def test_a_complex_product_stays_within_the_model(columns: int) -> None:
+    x, y = (
+        torch.complex(*(torch.from_numpy(draw("normal", shape, seed + part)) for part in range(2)))
+        for shape, seed in (((6, columns), 0), ((columns, 5), 2))
+    )
+    error = torch.matmul(x.to(torch.complex64), y.to(torch.complex64)).to(torch.complex128) - x @ y
+    assert rms(torch.view_as_real(error).numpy()) <= 1.3 * RMS * rms(U * product_sums(x, y).numpy())
+    assert torch.equal(product_sums(x.conj(), y), product_sums(x.conj().resolve_conj(), y))
 
 
-OPERATIONS: dict[str, tuple[Any, Callable[[str], tuple[Any, ...]]]] = {
-    "mm": (ATEN.mm, lambda family: (double(family, 9, 96), double(family, 96, 11, seed=1))),
-    "bmm": (ATEN.bmm, lambda family: (double(family, 3, 9, 96), double(family, 3, 96, 11, seed=1))),
-    "addmm": (
-        ATEN.addmm,
-        lambda family: (double(family, 11, seed=2) * 50, double(family, 9, 96), double(family, 96, 11, seed=1)),
-    ),
-    "baddbmm": (
-        ATEN.baddbmm,
-        lambda family: (double(family, 3, 9, 11), double(family, 3, 9, 96), double(family, 3, 96, 11, seed=1)),
-    ),
-    "sum": (ATEN.sum.dim_IntList, lambda family: (double(family, 6, 32, 8), [0, 1], False)),
-    "mean": (ATEN.mean.dim, lambda family: (double(family, 6, 32, 8), [1], True)),
-    "linalg_vector_norm": (ATEN.linalg_vector_norm, lambda family: (double(family, 8, 96), 2.0, [-1], True)),
-    "_softmax": (ATEN._softmax, lambda family: (double(family, 8, 96), -1, False)),
-    "_log_softmax": (ATEN._log_softmax, lambda family: (double(family, 8, 96), -1, False)),
-    "native_layer_norm": (ATEN.native_layer_norm, norm_arguments),
-    "native_layer_norm_backward": (ATEN.native_layer_norm_backward, norm_backward_arguments),
-    "convolution_backward": (ATEN.convolution_backward, convolution_arguments),
-    "embedding_dense_backward": (
-        ATEN.embedding_dense_backward,
-        lambda family: (double(family, 8, 32, 4), torch.arange(256).reshape(8, 32) % 3, 5, -1, False),
-    ),
-    "nll_loss_forward": (
-        ATEN.nll_loss_forward,
-        lambda family: (double(family, 512, 4), torch.arange(512) % 4, None, 1, -100),
-    ),
-}
+# Alignment in products ------------------------------------------------------------------------------------------
 
 
-BLIND_TO_A_MEAN = {"linalg_vector_norm", "_softmax", "_log_softmax", "native_layer_norm_backward"}
-"""Operations whose terms are positive, or normalised, whatever the data."""
+def regular(kind: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two factors whose products are regular progressions."""
+    size = rows * columns
+    x, y = {
+        "constant": lambda: (np.full(size, 0.1), np.full(size, 0.3)),
+        "arange": lambda: (np.arange(size) * 0.001, np.arange(size) * 0.001),
+        "linspace": lambda: (np.linspace(-1, 1, size), np.linspace(-1, 1, size)),
+        "ramp": lambda: (np.tile(np.linspace(0, 1, columns), rows), np.repeat(np.linspace(0, 1, columns), rows)),
+    }[kind]()
+    left, right = (torch.from_numpy(values.astype(np.float32)) for values in (x, y))
+    return left.reshape(rows, columns), right.reshape(columns, rows)
 
 
-def narrow(argument: Any) -> Any:
-    return argument.float() if isinstance(argument, torch.Tensor) and argument.is_floating_point() else argument
+def products(x: torch.Tensor, y: torch.Tensor) -> list[Array]:
+    """Errors of both frameworks' float32 products."""
+    exact = x.double() @ y.double()
+    mlx = np.array(mx.array(x.numpy()) @ mx.array(y.numpy())).astype(np.float64)
+    return [mlx - exact.numpy(), ((x @ y).double() - exact).numpy()]
 
 
-def parts(result: Any) -> list[torch.Tensor | None]:
-    return list(result) if isinstance(result, tuple) else [result]
+@pytest.mark.parametrize("kind", ["constant", "arange", "linspace", "ramp"])
+@pytest.mark.parametrize("columns", [32, 64, 256, 1024, 8192, 32768])
+def test_products_of_progressions_stay_within_the_model(kind: str, columns: int) -> None:
+    x, y = regular(kind, 8, columns)
+    predicted = U * product_sums(x.double(), y.double()).numpy()
+    assert max(rms(error) for error in products(x, y)) <= 1.2 * rms(predicted)
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3])
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_torchs_float32_operations_stay_within_their_models(operation: str, family: str) -> None:
-    function, arguments = OPERATIONS[operation]
-    wide = arguments(family)
-    exact, computed = parts(function(*wide)), parts(function(*map(narrow, wide)))
-    errors = sum_errors(operation, wide, exact if len(exact) > 1 else exact[0])
-    for output in {error.output for error in errors}:
-        truth, found = exact[output], computed[output]
-        assert truth is not None
-        assert found is not None
-        predicted = torch.zeros_like(truth)
-        for error in errors:
-            if error.output == output:
-                predicted = torch.hypot(predicted, error.scale.expand_as(truth))
-        own = 4 * truth.abs() + (4 if operation == "_log_softmax" else 0)  # the roundings that are no sum's
-        assert rms((found.double() - truth).numpy()) <= U * rms(torch.hypot(predicted, own).numpy())
+def test_in_a_product_of_constants_independent_roundings_do_not_account_for_it() -> None:
+    x, y = regular("constant", 8, 8192)
+    partial = np.cumsum(x.double().numpy()[:, :, None] * y.double().numpy()[None], axis=1)
+    assert rms(products(x, y)[0]) > 8 * RMS * rms(U * np.linalg.norm(partial, axis=1))
 
 
-@pytest.mark.parametrize("operation", sorted(OPERATIONS.keys() - BLIND_TO_A_MEAN))
-def test_a_mean_ten_times_the_spread_costs_more_than_its_size(operation: str) -> None:
-    """What no function of the shape can know: per unit of the result's size, or of the terms', the error grows."""
-    function, arguments = OPERATIONS[operation]
-
-    def size(family: str) -> float:
-        wide = arguments(family)
-        return max(float(error.scale.norm()) for error in sum_errors(operation, wide, function(*wide)))
-
-    assert size("mean ten times the spread") > 2 * size("normal")
-
-
-def test_every_model_is_shown_against_its_operation() -> None:
-    assert set(OPERATIONS) == set(MODELS)
+def test_only_where_row_and_column_are_smooth_is_alignment_added() -> None:
+    x, y = (draw("normal", (9, 512), 0), draw("normal", (512, 7), 1))
+    plain = product_sums(torch.from_numpy(x), torch.from_numpy(y))
+    x[2], y[:, 4] = 0.1, 0.3
+    aligned = product_sums(torch.from_numpy(x), torch.from_numpy(y))
+    apart = torch.ones(9, 7, dtype=torch.bool)
+    apart[2], apart[:, 4] = False, False
+    assert torch.equal(aligned[apart], plain[apart])
+    sums = np.cumsum(x[2] * y[:, 4])
+    assert aligned[2, 4] > 3 * np.linalg.norm(sums)
+    assert aligned[2, 0] < 2 * np.linalg.norm(np.cumsum(x[2] * y[:, 0]))
 
 
-def test_a_loss_of_ignored_labels_has_no_error() -> None:
-    arguments = (double("normal", 4, 3), torch.full((4,), -100), None, 1, -100)
-    assert sum_errors("nll_loss_forward", arguments, ATEN.nll_loss_forward(*arguments)) == []
+def test_alignment_is_found_in_every_batch_and_with_a_factor_that_all_share() -> None:
+    x, y = regular("constant", 4, 1024)
+    one = product_sums(x.double(), y.double())
+    many = product_sums(x.double().expand(3, 2, 4, 1024), y.double())
+    torch.testing.assert_close(many, one.expand(3, 2, 4, 4), rtol=1e-12, atol=0)
 
 
-def test_an_operation_that_sums_nothing_has_no_error() -> None:
-    assert sum_errors("mul", (torch.ones(2), torch.ones(2)), torch.ones(2)) == []
+def test_what_is_smooth() -> None:
+    ramp, noise = torch.linspace(-1, 1, 200, dtype=torch.float64), torch.from_numpy(draw("normal", (200,), 0))
+    rows = torch.stack([ramp, torch.ones(200), ramp.square(), torch.zeros(200), noise, noise + 10, noise * 0.001 + 1])
+    assert smooth(rows).tolist() == [True, True, True, True, False, False, True]
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_error_fits_the_result_that_it_belongs_to(operation: str) -> None:
-    function, arguments = OPERATIONS[operation]
-    wide = arguments("normal")
-    result = function(*wide)
-    errors = sum_errors(operation, wide, result)
-    assert errors
-    for error in errors:
-        part = parts(result)[error.output]
-        assert part is not None
-        torch.broadcast_to(error.scale * torch.zeros(error.shape, dtype=torch.float64), part.shape)
-        assert bool(error.scale.isfinite().all())
-        assert bool((error.scale != 0).any())
+def test_a_sample_is_spread_evenly_and_holds_both_ends() -> None:
+    assert spread(torch.arange(5), 8).tolist() == [0, 1, 2, 3, 4]
+    assert spread(torch.arange(0, 100, 10), 4).tolist() == [0, 30, 60, 90]
+
+
+# Sums known at points, sums into rows, running sums -------------------------------------------------------------
+
+
+def test_sums_known_after_every_term_are_not_bridged() -> None:
+    terms = torch.from_numpy(draw("normal", (9, 4), 0))
+    parts = [(term, 1) for term in terms]
+    torch.testing.assert_close(bridged(parts, torch.zeros(4, dtype=torch.float64)), terms.cumsum(0).norm(dim=0))
+
+
+def test_sums_into_rows_are_those_of_each_row_alone() -> None:
+    terms = torch.from_numpy(draw("normal", (40, 3), 0))
+    rows = torch.from_numpy(np.random.Generator(np.random.Philox(1)).integers(0, 5, 40))
+    found = segment_sums(terms, rows, 6)
+    for row in range(6):
+        torch.testing.assert_close(found[row], terms[rows == row].cumsum(0).square().sum(0).sqrt())
+    assert segment_sums(terms[:0], rows[:0], 2).tolist() == [[0.0] * 3] * 2
+
+
+def test_what_a_running_sum_loses_is_that_of_each_beginning() -> None:
+    terms = torch.from_numpy(draw("progression", (3, 50), 0))
+    lost = running_loss(terms)
+    total = np.zeros(3, np.float32)
+    for index in range(50):
+        total += terms[:, index].numpy().astype(np.float32)
+        exact = terms[:, : index + 1].sum(1).numpy()
+        np.testing.assert_allclose(lost[:, index].numpy(), np.abs(total - exact) / U, rtol=1e-6, atol=1e-6)
