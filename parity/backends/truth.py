@@ -6,7 +6,7 @@ so every unary kernel is warmed up first, and two runs that differ in one bit ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,23 @@ class _Largest(WideAware):
         parts = result if isinstance(result, tuple | list) else (result,)
         if func._schema.name == "aten::nll_loss_forward":
             parts = parts[:1]  # the second counts labels, which no implementation needs to hold in sixteen bits
-        for part in parts:
-            if isinstance(part, torch.Tensor) and (part.is_floating_point() or part.is_complex()) and part.numel():
-                size = float(part.abs().max())
-                self.everywhere = max(self.everywhere, size)
-                self.narrow = self.narrow if self.wide else max(self.narrow, size)
+        size = _largest(parts)
+        self.everywhere = max(self.everywhere, size)
+        self.narrow = self.narrow if self.wide else max(self.narrow, size)
         return result
+
+    def left(self, output: Any) -> None:
+        """Note what leaves float32 for the narrow format."""
+        self.narrow = max(self.narrow, _largest(output if isinstance(output, tuple | list) else (output,)))
+
+
+def _largest(parts: Iterable[Any]) -> float:
+    """Return the largest absolute value among the floating or complex tensors of `parts`, 0 where there is none."""
+    return max((float(part.abs().max()) for part in parts if _measurable(part)), default=0.0)
+
+
+def _measurable(part: Any) -> bool:
+    return isinstance(part, torch.Tensor) and (part.is_floating_point() or part.is_complex()) and part.numel() > 0
 
 
 def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], intermediates: bool = True) -> Truth:

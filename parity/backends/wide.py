@@ -17,6 +17,9 @@ class WideAware(TorchDispatchMode):
         super().__init__()
         self.wide = 0
 
+    def left(self, output: Any) -> None:
+        """Called with what the outermost of these modules returns: there it is cast to the rung's own format."""
+
 
 @contextmanager
 def watch_wide(module: nn.Module, mode: WideAware) -> Iterator[None]:
@@ -34,7 +37,9 @@ def _mark(part: nn.Module, mode: WideAware) -> list[Any]:
     def enter(_module: nn.Module, _inputs: Any) -> None:
         mode.wide += 1
 
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
         mode.wide -= 1
+        if not mode.wide:
+            mode.left(output)
 
     return [part.register_forward_pre_hook(enter), part.register_forward_hook(leave, always_call=True)]

@@ -91,3 +91,9 @@ def test_what_stays_in_float32_does_not_count_for_sixteen_bits() -> None:
     truth = compute_truth(pair_of(module), module, INPUTS)
     assert truth.largest == 4e6
     assert truth.largest_narrow == pytest.approx(8)
+
+
+@pytest.mark.parametrize("again", [lambda x: x.view(-1), lambda x: x.sum() * 0])
+def test_what_leaves_float32_is_cast_and_counts(again: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    module = nn.Sequential(Wide(lambda call, x: x * 1e6), Drifting(lambda call, x: again(x)))
+    assert compute_truth(pair_of(module), module, INPUTS).largest_narrow == 4e6
