@@ -23,23 +23,33 @@ class WideAware(TorchDispatchMode):
 
 @contextmanager
 def watch_wide(module: nn.Module, mode: WideAware) -> Iterator[None]:
-    """Keep `mode.wide` up to date while `module` runs; the hooks are gone afterwards, also after an exception."""
-    parts = [part for part in module.modules() if getattr(part, "at_least_float32", False)]
-    handles = [handle for part in parts for handle in _mark(part, mode)]
+    """Keep `mode.wide` up to date while `module` runs; the hooks are gone afterwards, also after an exception.
+
+    Where `module` itself is marked, all that runs in the context is inside of it: its methods have no hooks.
+    """
+    parts = [part for part in module.modules() if _is_wide(part)]
+    outside = int(_is_wide(module))
+    mode.wide += outside
+    handles = [handle for part in parts for handle in _mark(part, mode, outside)]
     try:
         yield
     finally:
+        mode.wide -= outside
         for handle in handles:
             handle.remove()
 
 
-def _mark(part: nn.Module, mode: WideAware) -> list[Any]:
+def _is_wide(part: nn.Module) -> bool:
+    return bool(getattr(part, "at_least_float32", False))
+
+
+def _mark(part: nn.Module, mode: WideAware, outside: int) -> list[Any]:
     def enter(_module: nn.Module, _inputs: Any) -> None:
         mode.wide += 1
 
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
         mode.wide -= 1
-        if not mode.wide:
+        if mode.wide == outside:
             mode.left(output)
 
     return [part.register_forward_pre_hook(enter), part.register_forward_hook(leave, always_call=True)]

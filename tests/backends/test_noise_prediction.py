@@ -15,7 +15,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from parity.backends.noise import Noise, perturbed, predict_noise
 from parity.backends.reference import run_reference
+from parity.cases import corpus_cases
+from parity.examine import Bench
 from parity.spec.precision import RUNGS, RungName
+from parity.spec.profile import CANONICAL
+from parity.suites import select
 
 X = np.random.Generator(np.random.Philox(1)).standard_normal((2, 4))
 
@@ -204,3 +208,11 @@ def test_an_operation_in_place_is_perturbed_and_still_changes_its_operand() -> N
     """Were a noisy copy changed in its place, the product would be lost and the prediction of the order of 1."""
     errors = {in_place: predict(Doubled(in_place))["y"].rms for in_place in (True, False)}
     assert 0 < errors[True] < 4 * errors[False]
+
+
+def test_a_marked_module_stays_in_float32_whichever_of_its_methods_is_called() -> None:
+    """The Hyena filter's kernels are asked for by a method, which no hook sees."""
+    (pair,) = select(["hyena_filter"])
+    case = next(case for case in corpus_cases(pair, 0) if "bf16" in case.ladder)
+    bench = Bench(pair, case, CANONICAL)
+    assert bench.noise(RUNGS["bf16"]) == bench.noise(RUNGS["f32"])
