@@ -33,7 +33,10 @@ def build_port(
     """
     ops = float64_ops(profile) if rung.name == "f64" else Ops(profile)
     with mx.stream(mx.cpu):
-        return fill_port(pair, pair.port(structure, profile, ops), rung, state)
+        module = pair.port(structure, profile, ops)
+        # Weights that are drawn and never looked at leave MLX's random state a growing chain of splits.
+        mx.eval(mx.random.state)
+        return fill_port(pair, module, rung, state)
 
 
 def fill_port(pair: Pair, module: nn.Module, rung: Rung, state: Mapping[str, AnyArray]) -> nn.Module:
