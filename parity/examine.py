@@ -134,6 +134,7 @@ class Bench:
         inputs: The inputs, where they are not to be drawn from the case.
         modules: The filled modules, where they are not to be drawn from the case.
         intermediates: Whether the truth has them, or the outputs alone.
+        extent: Whether to measure how large numbers grow; without, no case is out of range.
     """
 
     def __init__(
@@ -144,12 +145,13 @@ class Bench:
         inputs: Arrays | None = None,
         modules: Modules | None = None,
         intermediates: bool = True,
+        extent: bool = True,
     ) -> None:
         self.pair, self.case, self.profile = pair, case, profile
         self.inputs = draw_inputs(pair, case) if inputs is None else inputs
         self.modules = Modules(pair, case, profile) if modules is None else modules
         self.module, self.state = self.modules.module, self.modules.state
-        truth = compute_truth(pair, self.module, self.inputs, intermediates)
+        truth = compute_truth(pair, self.module, self.inputs, intermediates, extent)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}

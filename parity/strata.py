@@ -137,7 +137,7 @@ class _Group:
                 if meaning not in drawn:
                     drawn[meaning] = self._redrawn(case, key[1])
                 if meaning not in benches:
-                    benches[meaning] = Bench(self.plan.pair, case, key[1], modules=drawn[meaning], intermediates=False)
+                    benches[meaning] = self._bench(case, key[1], drawn[meaning])
                 self._add(benches[meaning], key)
 
     def _add(self, bench: Bench, key: Key) -> None:
@@ -148,6 +148,12 @@ class _Group:
         else:
             limit = self._margin(key) + constant("margin_beyond")
             self.ratios[key].append(accuracy(bench, profile, RUNGS[rung], limit))
+
+    def _bench(self, case: Case, profile: HyperProfile, modules: Modules) -> Bench:
+        """Only sixteen bits are left by numbers of these sizes; at f32 such a case would fail, and not be skipped."""
+        return Bench(
+            self.plan.pair, case, profile, modules=modules, intermediates=False, extent=self.ladder == FULL_LADDER
+        )
 
     def _redrawn(self, case: Case, profile: HyperProfile) -> Modules:
         """Return the modules of this meaning with the parameters of `case`; the reference's are built once."""

@@ -7,6 +7,7 @@ so every unary kernel is warmed up first, and two runs that differ in one bit ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,21 @@ def _measurable(part: Any) -> bool:
     return isinstance(part, torch.Tensor) and (part.is_floating_point() or part.is_complex()) and part.numel() > 0
 
 
-def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], intermediates: bool = True) -> Truth:
-    """Return the trace of the float64 reference `module`, with or without intermediates, and how large numbers grow.
+def compute_truth(
+    pair: Pair,
+    module: nn.Module,
+    inputs: Mapping[str, AnyArray],
+    intermediates: bool = True,
+    extent: bool = True,
+) -> Truth:
+    """Return the trace of the float64 reference `module`, and how large numbers grow in it.
+
+    Args:
+        pair: The pair.
+        module: The reference in float64.
+        inputs: Its inputs.
+        intermediates: Whether the trace has them, or the outputs alone.
+        extent: Whether to look at every operation's result; if not, the largest values are given as 0.
 
     Raises:
         UnstableTruthError: The second run differs from the first in a bit.
@@ -83,7 +97,10 @@ def compute_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray],
     run = run_reference if intermediates else run_reference_outputs
     first = run(pair, module, inputs, RUNGS["f64"])
     mode = _Largest()
-    with watch_wide(module, mode), mode:
+    with ExitStack() as watching:
+        if extent:
+            watching.enter_context(watch_wide(module, mode))
+            watching.enter_context(mode)
         second = run(pair, module, inputs, RUNGS["f64"])
     for name, tensor in first.items():
         if tensor.values.tobytes() != second[name].values.tobytes():
