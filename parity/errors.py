@@ -12,6 +12,8 @@ ParityError                 every mistake that the command line answers with one
 ├── CalibrationError        a calibration's log of other code or arguments, or one that cannot be read
 ├── WorkerError             a worker process that ended by itself
 ├── ReplayError             a bundle that cannot be read, was changed, or cannot be run again
+├── CaptureError            a model whose calls cannot be captured as they are: compiled, traced, captured already
+│   └── SelectionError      a glob that names no module
 ├── Float64ContextError      float64_forms() where it would silently do nothing, or a call that it cannot lift
 └── NotImplementedYetError  a knob that is defined, validated and not built yet
 ```
@@ -64,6 +66,14 @@ class WorkerError(ParityError):
 
 class ReplayError(ParityError):
     """A bundle cannot be read, is not what it says, or cannot be run again."""
+
+
+class CaptureError(ParityError):
+    """The calls of a model's modules cannot be captured: it is compiled, traced or captured already."""
+
+
+class SelectionError(CaptureError):
+    """A glob over the names of modules is malformed, or matches none of them."""
 
 
 class Float64ContextError(ParityError):
