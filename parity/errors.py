@@ -11,6 +11,7 @@ ParityError                 every mistake that the command line answers with one
 ├── OutputError             a report folder that cannot be written
 ├── CalibrationError        a calibration's log of other code or arguments, or one that cannot be read
 ├── WorkerError             a worker process that ended by itself
+├── PairingError            a rename that leads nowhere, or modules described in contradiction
 ├── ReplayError             a bundle that cannot be read, was changed, or cannot be run again
 ├── CaptureError            a model whose calls cannot be captured as they are: compiled, traced, captured already
 │   └── SelectionError      a glob that names no module
@@ -62,6 +63,10 @@ class CalibrationError(ParityError):
 
 class WorkerError(ParityError):
     """A worker process ended before it answered: killed from outside, or for memory."""
+
+
+class PairingError(ParityError):
+    """A rename matches no module or leads to none, or a module's description contradicts itself."""
 
 
 class ReplayError(ParityError):
