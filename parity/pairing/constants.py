@@ -42,7 +42,10 @@ PAIRING: Final[Mapping[str, Constant]] = {
     "parameters_size": Constant(1.0, "as many own parameters in other shapes", TRIAL),
     "inputs_shape": Constant(1.0, "the first input has as many elements; against it otherwise", TRIAL),
     "calls": Constant(-1.0, "called another number of times", TRIAL),
-    "children": Constant(0.5, "as many parts that are called; against it where only one of both has any", TRIAL),
+    "children": Constant(
+        1.0, "called parts of the same types and number, in half each; against it where only one has any", TRIAL
+    ),
+    "shell": Constant(-1.0, "only one of them gives out unchanged what one of its parts gives: a wrapper", TRIAL),
     "name": Constant(1.0, "the same last word of the name; by parts of words otherwise", TRIAL),
     "source": Constant(2.0, "the input comes from a layer of the same type; against it if of another", TRIAL),
     "outputs_agree": Constant(8.0, "the outputs have the same values: chance would need 0.01^8", "`agree`"),

@@ -79,6 +79,7 @@ class Evidence:
             "inputs": _inputs(left, right, inputs),
             "calls": number("calls") * (left.calls != right.calls),
             "parts": self._parts(left, right),
+            "shell": number("shell") * ((left.name in self.left.shells) != (right.name in self.right.shells)),
             "source": self._source(left, right),
             "name": number("name") * likeness(left.last_name, right.last_name),
             "values": _values(outputs, "outputs_agree") + _values(inputs, "inputs_agree"),
@@ -95,10 +96,14 @@ class Evidence:
         return number("kind") * likeness(left.kind, right.kind) if one is other else 0.0
 
     def _parts(self, left: Node, right: Node) -> float:
-        counts = len(self.left.children.get(left.name, ())), len(self.right.children.get(right.name, ()))
-        if (counts[0] > 0) != (counts[1] > 0):
-            return -number("children")
-        return number("children") if counts[0] == counts[1] else 0.0
+        one, other = self._families_below(self.left, left), self._families_below(self.right, right)
+        if not one or not other:
+            return -number("children") if one or other else 0.0
+        common = 2 * (one & other).total() / (one.total() + other.total())
+        return number("children") * (common + (one.total() == other.total())) / 2
+
+    def _families_below(self, tree: Tree, node: Node) -> Counter[str | None]:
+        return Counter(family_of(tree.nodes[part].kind, self.kinds) for part in tree.children.get(node.name, ()))
 
     def _source(self, left: Node, right: Node) -> float:
         one, other = self.left.sources[left.name], self.right.sources[right.name]

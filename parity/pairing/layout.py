@@ -98,6 +98,13 @@ class Layout:
         """Whether shape and values stay as they are."""
         return self.source == self.merged and len(_runs(self)) <= 1 and self.part is None
 
+    @property
+    def effort(self) -> int:
+        """0 if axes are moved at most, 1 if the array is reshaped, 2 if an axis is split or merged and moved."""
+        if self.split == self.source and tuple(self.split[axis] for axis in self.axes) == self.merged:
+            return 0
+        return 1 if len(_runs(self)) <= 1 else 2
+
     def describe(self) -> str:
         """Name the layout in one line."""
         return self._describe_axes() + (f", {self.part.describe()}" if self.part else "")
@@ -105,7 +112,7 @@ class Layout:
     def _describe_axes(self) -> str:
         if self.source == self.merged and len(_runs(self)) <= 1:
             return "identity"
-        if self.split == self.source and tuple(self.split[axis] for axis in self.axes) == self.merged:
+        if self.effort == 0:
             return f"axes {self.axes}"
         moved = f", axes {self.axes}" if len(_runs(self)) > 1 else ""
         return f"{self.source} as {self.split}{moved}, as {self.merged}" if moved else f"{self.source} as {self.merged}"
@@ -156,7 +163,8 @@ def candidates(source: Shape, target: Shape) -> tuple[Layout, ...]:
         (layout.inverse() for layout in _splits(target, source)),
         _splits_and_merges(source, target),
     )
-    return tuple({_action(layout): layout for layout in reversed(list(found))}.values())[::-1]
+    unlike = {_action(layout): layout for layout in reversed(list(found))}
+    return tuple(sorted(reversed(unlike.values()), key=lambda layout: layout.effort))
 
 
 def _permutations(source: Shape, target: Shape) -> Iterator[Layout]:
@@ -232,7 +240,7 @@ def distance(reference: Array, port: Array) -> float:
 
 
 def recognise(reference: Array, port: Array, layouts: Sequence[Layout]) -> Agreement:
-    """Return the one of `layouts` under which the values agree, or the first, ambiguous unless it is the only one.
+    """Return the one of `layouts` under which the values agree, or what shapes alone tell.
 
     Raises:
         ValueError: `layouts` is empty.
@@ -253,14 +261,15 @@ def settled(layouts: Sequence[Layout], settle: Callable[[Layout], float]) -> Agr
 
 
 def by_shape(layouts: Sequence[Layout]) -> Agreement:
-    """Return the first of `layouts`, ambiguous unless it is the only one: there are no values to tell by.
+    """Return the first of `layouts`, ambiguous unless all others do more to the array: there are no values to tell by.
 
     Raises:
         ValueError: `layouts` is empty.
     """
     if not layouts:
         raise ValueError("no layout to choose from; pass the candidates of two shapes of one size")
-    return Agreement(layouts[0], None, False, len(layouts) > 1, 0.0)
+    ambiguous = len(layouts) > 1 and layouts[1].effort <= layouts[0].effort  # `candidates` gives the lesser first
+    return Agreement(layouts[0], None, False, ambiguous, 0.0)
 
 
 def _nearest(layouts: Sequence[Layout], measure: Callable[[Layout], float]) -> Agreement:

@@ -93,6 +93,7 @@ class Tree:
         called: Those that were called, children before their parent, siblings in the order of their calls.
         parents: The nearest called module above each module, by name; None where there is none.
         children: The called modules right below each called module, containers that were never called left out.
+        shells: Called modules that give out what one of their parts gives, as far as values show.
         sources: The family of the layer whose output each module takes in, as far as values show.
     """
 
@@ -100,6 +101,7 @@ class Tree:
     called: tuple[Node, ...]
     parents: Mapping[str, str | None]
     children: Mapping[str | None, tuple[str, ...]]
+    shells: frozenset[str]
     sources: Mapping[str, str | None]
 
     def above(self, name: str) -> Iterable[str]:
@@ -131,7 +133,7 @@ def tree_of(nodes: Sequence[Node], kinds: Sequence[tuple[str, str]], side: str) 
         for parent, parts in children.items()
     }
     called = tuple(by_name[name] for name in _postorder(None, named))
-    return Tree(by_name, called, parents, named, _sources(called, named, kinds))
+    return Tree(by_name, called, parents, named, _shells(by_name, named), _sources(called, named, kinds))
 
 
 def _parent(name: str, nodes: Mapping[str, Node]) -> str | None:
@@ -147,6 +149,12 @@ def _postorder(top: str | None, children: Mapping[str | None, tuple[str, ...]]) 
     for name in children.get(top, ()):
         found += [*_postorder(name, children), name]
     return found
+
+
+def _shells(nodes: Mapping[str, Node], children: Mapping[str | None, tuple[str, ...]]) -> frozenset[str]:
+    made = {name: set(_prints(node, node.output_shapes)) for name, node in nodes.items()}
+    below = {name: set().union(*(made[part] for part in children.get(name, ()))) for name in nodes}
+    return frozenset(name for name in nodes if made[name] & below[name])
 
 
 def _sources(

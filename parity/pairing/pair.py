@@ -193,18 +193,25 @@ class _Judge:
             named = self.reasons[one, other]
             if self.search.anchors.get(one) != other:
                 return f"{named}, though {self._belied(left, right)}"
+            if not (left.called and right.called):
+                return named
             elsewhere = self._elsewhere(one, other)
-            return named + (f", though its values are those of {elsewhere}" if elsewhere else "")
+            return named + (f", though its values are those of {elsewhere}" if elsewhere else self._shown(one, other))
         if not (left.called and right.called):
             return "never called; parameters of the same shapes"
         comparison = self._evidence.compare(one, other)
         words = _and("order", *comparison.same, *(["values"] if comparison.values_agree else []))
-        text = f"{words} agree" if " and " in words else f"{words} agrees"
-        if comparison.distance is not None:
-            text += f": rel L2 {comparison.distance:.0e}" if comparison.values_agree else ", values differ"
+        text = (f"{words} agree" if " and " in words else f"{words} agrees") + self._shown(one, other)
         text += f"; not {_and(*comparison.differs)}" if comparison.differs else ""
+        text += "; order alone tells it from another" if self.search.gap(one, other) <= number("order") else ""
         distance = self.search.settled.get((one, other), math.inf)
         return text + (f"; run on fresh inputs: rel L2 {distance:.0e}" if distance <= number("agree") else "")
+
+    def _shown(self, one: str, other: str) -> str:
+        comparison = self._evidence.compare(one, other)
+        if comparison.distance is None:
+            return ""
+        return f": rel L2 {comparison.distance:.0e}" if comparison.values_agree else ", values differ"
 
     def _belied(self, left: Node, right: Node) -> str:
         if not (left.called and right.called):
@@ -284,7 +291,7 @@ class _Judge:
         if node.parameters:
             return None
         if not node.called:
-            return "a container that is never called"
+            return "never called, and holds no parameters"
         parts = tree.children.get(node.name, ())
         if not parts and _passes_on(node):
             return "returns its input unchanged"

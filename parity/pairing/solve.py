@@ -218,7 +218,9 @@ class Search:
             for other in rights:
                 left, right = self.left.nodes[one], self.right.nodes[other]
                 shapes = left.output_shapes[main_output(left)], right.output_shapes[main_output(right)]
-                distances = [self.settle(left, right, layout) for layout in candidates(*shapes)]
+                layouts = candidates(*shapes)
+                layouts = tuple(layout for layout in layouts if layout.effort == layouts[0].effort)
+                distances = [self.settle(left, right, layout) for layout in layouts]
                 self.settled[one, other] = min(distances, default=math.inf)
 
     def _assign_rest(self) -> None:

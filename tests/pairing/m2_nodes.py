@@ -1,0 +1,33 @@
+"""Both sides of M2-BERT's pairs as nodes, on one case, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from parity.backends.convert import mlx_from_numpy, torch_from_numpy
+from parity.backends.nodes import nodes_of_mlx, nodes_of_torch
+from parity.backends.port import build_port
+from parity.backends.reference import build_reference, fill_reference, fresh_parameters, state_of
+from parity.cases import Case, draw_inputs, draw_parameters
+from parity.pairing import Node
+from parity.pairs import Pair, Structure
+from parity.spec.precision import RUNGS
+from parity.spec.profile import load_profile
+
+
+def nodes_of_pair(pair: Pair, structure: Structure, seed: int = 0) -> tuple[list[Node], list[Node]]:
+    case = Case(pair.name, tuple(structure.items()), "normal", 0, seed, ("f64",))
+    profile = load_profile("canonical")
+    reference = build_reference(pair, structure, profile)
+    fill_reference(reference, draw_parameters(pair, case, fresh_parameters(reference)))
+    with mx.stream(mx.cpu):
+        port = build_port(pair, structure, profile, RUNGS["f64"], state_of(reference))
+        inputs = draw_inputs(pair, case)
+        given: dict[str, Any] = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
+        taken: dict[str, Any] = {name: mlx_from_numpy(array, "float64") for name, array in inputs.items()}
+        return (
+            nodes_of_torch(reference, lambda: pair.call(reference, given)),
+            nodes_of_mlx(port, lambda: pair.call(port, taken)),
+        )
