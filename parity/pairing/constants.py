@@ -47,7 +47,12 @@ PAIRING: Final[Mapping[str, Constant]] = {
     ),
     "shell": Constant(-1.0, "only one of them gives out unchanged what one of its parts gives: a wrapper", TRIAL),
     "name": Constant(1.0, "the same last word of the name; by parts of words otherwise", TRIAL),
-    "source": Constant(2.0, "the input comes from a layer of the same type; against it if of another", TRIAL),
+    "flow": Constant(
+        2.0,
+        "the input comes from a layer of the same type, or the output goes to one; against it if of another type, and "
+        "half as much if only one side shows a layer there",
+        TRIAL,
+    ),
     "outputs_agree": Constant(8.0, "the outputs have the same values: chance would need 0.01^8", "`agree`"),
     "inputs_agree": Constant(2.0, "the inputs have the same values: siblings share theirs, so it tells little", TRIAL),
     "settled": Constant(8.0, "both layers give the same when run on fresh inputs", "as `outputs_agree`"),

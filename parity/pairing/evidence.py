@@ -12,7 +12,7 @@ import numpy as np
 from parity.pairing.constants import number
 from parity.pairing.kinds import family_of, group_of, likeness
 from parity.pairing.layout import Agreement, by_shape, candidates, distance, recognise
-from parity.pairing.node import Node, Shape, Tree
+from parity.pairing.node import UNKNOWN, Node, Shape, Tree
 
 Agreements = Mapping[tuple[str, str], Agreement]
 """By (the reference's path, the port's path)."""
@@ -80,7 +80,8 @@ class Evidence:
             "calls": number("calls") * (left.calls != right.calls),
             "parts": self._parts(left, right),
             "shell": number("shell") * ((left.name in self.left.shells) != (right.name in self.right.shells)),
-            "source": self._source(left, right),
+            "source": _flow(self.left.sources[left.name], self.right.sources[right.name]),
+            "sink": _flow(self.left.sinks[left.name], self.right.sinks[right.name]),
             "name": number("name") * likeness(left.last_name, right.last_name),
             "values": _values(outputs, "outputs_agree") + _values(inputs, "inputs_agree"),
         }
@@ -104,12 +105,6 @@ class Evidence:
 
     def _families_below(self, tree: Tree, node: Node) -> Counter[str | None]:
         return Counter(family_of(tree.nodes[part].kind, self.kinds) for part in tree.children.get(node.name, ()))
-
-    def _source(self, left: Node, right: Node) -> float:
-        one, other = self.left.sources[left.name], self.right.sources[right.name]
-        if one is None and other is None:
-            return 0.0
-        return number("source") if one == other else -number("source")
 
 
 def agreements(
@@ -153,6 +148,14 @@ def _least_distance(left: Node, one: str, right: Node, other: str) -> float:
         if math.isfinite(norms[1]) and norms[1] - norms[0] > number("agree") * norms[1]:
             return (norms[1] - norms[0]) / norms[1]
     return distance(*ranked)
+
+
+def _flow(one: str | None, other: str | None) -> float:
+    if one == other:
+        return 0.0 if one is None else number("flow")
+    if one is None or other is None:  # a slice or a function in between hides the layer
+        return -number("flow") / 2
+    return 0.0 if UNKNOWN in (one, other) else -number("flow")
 
 
 def _all_agree(found: Agreements) -> bool | None:

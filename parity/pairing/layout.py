@@ -163,8 +163,10 @@ def candidates(source: Shape, target: Shape) -> tuple[Layout, ...]:
         (layout.inverse() for layout in _splits(target, source)),
         _splits_and_merges(source, target),
     )
-    unlike = {_action(layout): layout for layout in reversed(list(found))}
-    return tuple(sorted(reversed(unlike.values()), key=lambda layout: layout.effort))
+    unlike: dict[tuple[tuple[int, int], ...], Layout] = {}
+    for layout in found:
+        unlike.setdefault(_action(layout), layout)
+    return tuple(sorted(unlike.values(), key=lambda layout: layout.effort))
 
 
 def _permutations(source: Shape, target: Shape) -> Iterator[Layout]:

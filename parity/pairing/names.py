@@ -35,11 +35,12 @@ def by_name(reference: Mapping[str, Node], port: Mapping[str, Node], renames: Re
             _require_free(name, targets[to], found)
             found[name] = targets[to], f"rename table: {patterns}"
     taken = {to for to, _ in found.values()}
-    for name, node in reference.items():
-        for own in (name, *node.aliases):
-            if name not in found and own in targets and targets[own] not in taken:
-                found[name] = targets[own], "exact name" if own == targets[own] == name else f"exact name of {own}"
-                taken.add(targets[own])
+    own_names = [(name, name) for name in sorted(reference)]
+    aliases = [(name, alias) for name in sorted(reference) for alias in sorted(reference[name].aliases)]
+    for name, own in own_names + aliases:
+        if name not in found and own in targets and targets[own] not in taken:
+            found[name] = targets[own], "exact name" if own == targets[own] == name else f"shared module, named {own}"
+            taken.add(targets[own])
     return found
 
 

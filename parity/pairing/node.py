@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from parity.pairing.kinds import family_of
 from parity.spec.arrays import Array
 
 Shape = tuple[int, ...]
+UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Tree:
         parents: The nearest called module above each module, by name; None where there is none.
         children: The called modules right below each called module, containers that were never called left out.
         shells: Called modules that give out what one of their parts gives, as far as values show.
-        sources: The family of the layer whose output each module takes in, as far as values show.
+        sources: The family of the layer whose output each module takes in, as far as values show; `UNKNOWN` for a class
+            that is in no family, None where no layer is seen.
+        sinks: The same of the first layer that takes in each module's output.
     """
 
     nodes: Mapping[str, Node]
@@ -103,6 +107,7 @@ class Tree:
     children: Mapping[str | None, tuple[str, ...]]
     shells: frozenset[str]
     sources: Mapping[str, str | None]
+    sinks: Mapping[str, str | None]
 
     def above(self, name: str) -> Iterable[str]:
         """Yield the called modules above `name`, the nearest first."""
@@ -133,7 +138,7 @@ def tree_of(nodes: Sequence[Node], kinds: Sequence[tuple[str, str]], side: str) 
         for parent, parts in children.items()
     }
     called = tuple(by_name[name] for name in _postorder(None, named))
-    return Tree(by_name, called, parents, named, _shells(by_name, named), _sources(called, named, kinds))
+    return Tree(by_name, called, parents, named, _shells(by_name, named), *_flow(called, named, kinds))
 
 
 def _parent(name: str, nodes: Mapping[str, Node]) -> str | None:
@@ -157,18 +162,32 @@ def _shells(nodes: Mapping[str, Node], children: Mapping[str | None, tuple[str, 
     return frozenset(name for name in nodes if made[name] & below[name])
 
 
-def _sources(
+def _flow(
     called: Sequence[Node], children: Mapping[str | None, tuple[str, ...]], kinds: Sequence[tuple[str, str]]
-) -> dict[str, str | None]:
-    """Which type of layer made the first input of each module: data flow is the same on both sides, faults or not."""
-    makers: dict[str, str | None] = {}
+) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """Which types of layers stand before and behind each module: data flow is the same on both sides, faults or not.
+
+    Layers are seen behind moved axes and split heads as well, since prints do not depend on the order of elements.
+    """
+    makers: dict[str, str] = {}
+    takers: dict[str, str] = {}
     for node in sorted(called, key=lambda node: node.order or 0):
-        passed = set(_prints(node, node.input_shapes))
-        for print_ in _prints(node, node.output_shapes):
-            if print_ not in passed and node.name not in children:
-                makers.setdefault(print_, family_of(node.kind, kinds))
-    firsts = {node.name: next(iter(_prints(node, node.input_shapes)), None) for node in called}
-    return {name: makers.get(print_) if print_ is not None else None for name, print_ in firsts.items()}
+        given, made = _prints(node, node.input_shapes), _prints(node, node.output_shapes)
+        if node.name in children or set(given) & set(made):  # what holds others, or changes nothing, is no layer
+            continue
+        family = family_of(node.kind, kinds) or UNKNOWN
+        for print_ in made:
+            makers.setdefault(print_, family)
+        for print_ in given:
+            takers.setdefault(print_, family)
+    return (
+        {node.name: _first(makers, _prints(node, node.input_shapes)) for node in called},
+        {node.name: _first(takers, _prints(node, node.output_shapes)) for node in called},
+    )
+
+
+def _first(families: Mapping[str, str], prints: Sequence[str]) -> str | None:
+    return families.get(prints[0]) if prints else None
 
 
 def _prints(node: Node, paths: Iterable[str]) -> list[str]:

@@ -234,7 +234,7 @@ class _Judge:
             for node in self.search.left.called
             if node.name != one and self._convincing(self._compared(node.name, other))
         ]
-        return " and ".join(sorted(found)) or None
+        return " and ".join(sorted(set(found))) or None
 
     def _compared(self, one: str, other: str) -> Comparison:
         return self._evidence.compare(one, other)

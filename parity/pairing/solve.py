@@ -237,7 +237,11 @@ class Search:
         for tree, on_left in ((self.left, True), (self.right, False)):
             taken = self._taken(on_left)
             sides.append(
-                [node for node in tree.nodes.values() if not node.called and node.parameters and node.name not in taken]
+                [
+                    node
+                    for _, node in sorted(tree.nodes.items())
+                    if not node.called and node.parameters and node.name not in taken
+                ]
             )
         lefts, rights = sides
         if lefts and rights:

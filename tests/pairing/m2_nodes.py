@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +15,7 @@ from parity.backends.reference import build_reference, fill_reference, fresh_par
 from parity.cases import Case, draw_inputs, draw_parameters
 from parity.pairing import Node
 from parity.pairs import Pair, Structure
+from parity.spec.arrays import Array
 from parity.spec.precision import RUNGS
 from parity.spec.profile import load_profile
 
@@ -31,3 +34,28 @@ def nodes_of_pair(pair: Pair, structure: Structure, seed: int = 0) -> tuple[list
             nodes_of_torch(reference, lambda: pair.call(reference, given)),
             nodes_of_mlx(port, lambda: pair.call(port, taken)),
         )
+
+
+def scrambled(nodes: list[Node]) -> list[Node]:
+    """The nodes with every part of every name replaced by a meaningless one; the tree stays."""
+
+    def name_of(name: str) -> str:
+        words = name.split(".") if name else []
+        return ".".join(f"x{zlib.crc32('.'.join(words[: index + 1]).encode()):08x}" for index in range(len(words)))
+
+    return [
+        replace(node, name=name_of(node.name), aliases=tuple(name_of(alias) for alias in node.aliases))
+        for node in nodes
+    ]
+
+
+def wrong_from(nodes: list[Node], order: int) -> list[Node]:
+    """The nodes as if the module called as number `order` computed something else: all values from there on differ."""
+    sound = {print_ for node in nodes if node.called and (node.order or 0) < order for print_ in node.prints.values()}
+
+    def spoilt(node: Node) -> dict[str, Array]:
+        return {
+            path: values if node.prints[path] in sound else 0.7 * values - 0.4 for path, values in node.values.items()
+        }
+
+    return [replace(node, values=spoilt(node)) for node in nodes]
