@@ -201,6 +201,31 @@ def det(a: Any, /) -> mx.array:
     return sign * exp64(logarithm)
 
 
+def gather_mm(
+    a: Any,
+    b: Any,
+    /,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    *,
+    sorted_indices: bool = False,  # noqa: ARG001
+) -> mx.array:
+    """`mx.gather_mm`: products of the matrices that are named, which MLX refuses in float64.
+
+    Args:
+        a: (*batch, m, k).
+        b: (*batch, k, n).
+        lhs_indices: Which of a's matrices, counted along its flattened batch axes; None takes them as they lie.
+        rhs_indices: Which of b's; both broadcast.
+        sorted_indices: Of no effect: a promise that MLX may use.
+    """
+    return _matrices(wide(a), lhs_indices) @ _matrices(wide(b), rhs_indices)
+
+
+def _matrices(x: mx.array, indices: mx.array | None) -> mx.array:
+    return x if indices is None else x.reshape(-1, *x.shape[-2:])[indices]
+
+
 def _transforms() -> dict[str, Form]:
     names: Sequence[str] = [
         f"{real}{inverse}fft{suffix}" for real in ("", "r") for inverse in ("", "i") for suffix in ("", "2", "n")
@@ -237,6 +262,7 @@ FORMS: Final[Mapping[str, Form]] = {
     "fast.rope": rope,
     "fast.cross_entropy": cross_entropy,
     "linalg.det": det,
+    "gather_mm": gather_mm,
     **_transforms(),
 }
 """MLX's functions, by their place under `mlx.core`, and what computes the same in float64."""

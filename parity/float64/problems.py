@@ -262,6 +262,14 @@ def _algebra() -> list[Operation]:
             True,
         ),
         Operation(
+            "gather_mm",
+            "linear algebra",
+            lambda x, w: mx.gather_mm(x, w, rhs_indices=mx.array([[2], [0]])),
+            lambda x, w: x @ w[[[2], [0]]],
+            _between(0.2, 1.0, (1, 2, 6), (3, 6, 5)),
+            True,
+        ),
+        Operation(
             "linalg.norm", "linear algebra", _named("linalg.norm"), lambda x: np.sqrt((x * x).sum()), _normal(), True
         ),
     ]

@@ -247,6 +247,25 @@ def test_the_cross_entropy_is_that_of_torch() -> None:
     assert relative(actual, expected.numpy().reshape(2, 4)) <= 8 * U
 
 
+@pytest.mark.parametrize("lhs", [None, [[5], [0], [5]]], ids=["all", "named"])
+@pytest.mark.parametrize("rhs", [None, [[2, 0], [1, 1], [0, 2]]], ids=["all", "named"])
+def test_the_gathered_product_is_mlx_own_but_for_its_accuracy(lhs: Any, rhs: Any) -> None:
+    a, b = stream(1).standard_normal((3, 2, 4, 6)), stream(2).standard_normal((3, 1, 6, 5))
+    chosen = [None if indices is None else mx.array(indices) for indices in (lhs, rhs)]
+    expected = np.array(mx.gather_mm(mlx(a).astype(mx.float32), mlx(b).astype(mx.float32), *chosen))
+    actual = numpy(FORMS["gather_mm"](mlx(a), mlx(b), *chosen))
+    assert actual.shape == expected.shape
+    assert relative(expected.astype(np.float64), actual) <= 1e-6
+
+
+def test_the_gathered_product_is_that_of_numpy() -> None:
+    a, b = stream(1).standard_normal((4, 1, 6)), stream(2).standard_normal((3, 6, 5))
+    actual = numpy(FORMS["gather_mm"](mlx(a), mlx(b), rhs_indices=mx.array([2, 0, 0, 1]), sorted_indices=False))
+    assert relative(actual, a @ b[[2, 0, 0, 1]]) <= 8 * U
+    with pytest.raises(RuntimeError, match="float32"):
+        mx.eval(mx.gather_mm(mlx(a), mlx(b), rhs_indices=mx.array([2, 0, 0, 1])))
+
+
 def test_the_determinant_is_that_of_numpy() -> None:
     m = stream(1).standard_normal((3, 5, 5))
     assert relative(numpy(FORMS["linalg.det"](mlx(m))), np.linalg.det(m)) <= 64 * U
@@ -411,6 +430,11 @@ GRADIENTS: Final[dict[str, Gradient]] = {
         lambda q, k, v: FORMS["fast.scaled_dot_product_attention"](q, k, v, scale=0.5, mask="causal"),
         lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.5),
         normal(*[(2, 3, 5, 4)] * 3),
+    ),
+    "gather_mm": (
+        lambda x, w: FORMS["gather_mm"](x, w, rhs_indices=mx.array([2, 0, 2])),
+        lambda x, w: x @ w[[2, 0, 2]],
+        [stream(24).standard_normal((3, 2, 6)), stream(25).standard_normal((4, 6, 5))],
     ),
     "cross_entropy": (
         lambda x: FORMS["fast.cross_entropy"](x, mx.array([1, 2, 0, 6])),
