@@ -134,6 +134,12 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "roundings align",
         "`parity float64`",
     ),
+    "zoo_float64": Constant(
+        1e-10,
+        "rel L2 of a port's logits from the reference's, float64 against float64: 1e6 u for two or three layers; the "
+        "largest seen of a port that means the same is 1e-14, the smallest of one that does not 4e-5",
+        "acceptance bound of the zoo; `parity.suites.zoo.run_zoo`",
+    ),
     "golden_reference": Constant(
         1e-12,
         "rel L2 of the reference's float64 from the original code's: the same formulas, summed in another order",
