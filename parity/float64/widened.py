@@ -27,7 +27,7 @@ def widened_constants() -> Iterator[None]:
         exact = mx.issubdtype(left.dtype, mx.integer)
         return divide(left.astype(mx.float64) if exact else left, right)
 
-    mx.float32, mx.array.__truediv__ = mx.float64, divided  # type: ignore[misc,method-assign]
+    mx.float32, mx.array.__truediv__ = mx.float64, divided  # type: ignore[method-assign]
     try:
         yield
     finally:
