@@ -49,6 +49,15 @@ _STATE_SIZES: Final[Mapping[str, Any]] = {
     "num_hidden_layers": 3,
     "pad_token_id": 0,
 }
+_FALCON_H1: Final[Mapping[str, Any]] = {
+    "head_dim": 8,
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 2,
+    "mamba_chunk_size": 8,
+}
 _MAMBA2_SIZES: Final[Mapping[str, Any]] = {
     **_STATE_SIZES,
     "num_heads": 8,
@@ -61,6 +70,8 @@ _EXPERTS: Final[Mapping[str, Any]] = {"num_experts": 6, "num_experts_per_tok": 2
 _LFM2_LAYERS: Final = ["conv", "full_attention", "conv", "full_attention"]
 WINDOW: Final = 5
 """Sliding window, shorter than the sequence so that it is seen."""
+CLIP: Final = 0.5
+"""Largest query, key and value of the row that clips them."""
 THETA: Final = 500000.0
 """Base of the rotary angles in the rows called 'rope_theta': no port's default."""
 
@@ -111,9 +122,25 @@ def _slide_every_layer(model: Any) -> None:
     model.model.swa_idx = 0
 
 
+def _window_every_layer(model: Any) -> None:
+    for layer in model.layers:
+        windowed(layer, WINDOW)
+
+
 def _slide_even_layers(model: Any) -> None:
     for layer in model.layers[::2]:
         windowed(layer, WINDOW)
+
+
+def _no_window(source: str) -> Red:
+    return Red(
+        "layers.0.self_attn",
+        "defect",
+        "every layer has a sliding window, which the port does not know: its mask is causal and nothing more. "
+        "Sequences of up to sliding_window tokens do not show it",
+        f"{source}; sliding_window",
+        Remedy(repair=_window_every_layer),
+    )
 
 
 def _turn_half(model: Any) -> None:
@@ -134,6 +161,42 @@ def _experts_as_linear(weights: Weights) -> Weights:
         )
         for name, value in weights.items()
     }
+
+
+def _divide_by_layer(model: Any) -> None:
+    for place, layer in enumerate(model.layers, start=1):
+        layer.attn.scale /= place
+
+
+def _clip_projections(model: Any) -> None:
+    """Clip what comes from the norms of queries and keys, and from the projection of values."""
+    for layer in model.layers:
+        attention = layer.self_attn
+        for part in (attention.q_norm, attention.k_norm, attention.v_proj):
+            _clip(part)
+
+
+def _clip(part: Any) -> None:
+    class Clipped(type(part)):  # type: ignore[misc]
+        def __call__(self, x: mx.array) -> mx.array:
+            return mx.clip(super().__call__(x), -CLIP, CLIP)
+
+    part.__class__ = Clipped
+
+
+def _norm_of_chosen(model: Any) -> None:
+    """Divide what the chosen experts answer by the sum of their probabilities."""
+    for layer in model.layers:
+        block = layer.mlp
+
+        class Normed(type(block)):  # type: ignore[misc]
+            def __call__(self, x: mx.array) -> mx.array:
+                shared = mx.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
+                probabilities = mx.sort(mx.softmax(self.gate(x), axis=-1), axis=-1)
+                chosen = mx.sum(probabilities[..., -self.top_k :], axis=-1, keepdims=True)
+                return (super().__call__(x) - shared) / chosen + shared
+
+        block.__class__ = Normed
 
 
 def _without_transformer(weights: Weights) -> Weights:
@@ -263,6 +326,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         "phi3",
         _dropped("phi3.py:24", "10000", rope_theta=THETA),
     ),
+    Architecture("phi3, window", "Phi3", _sizes(sliding_window=WINDOW), "phi3", _no_window("phi3.py:182")),
     Architecture(
         "phi",
         "Phi",
@@ -463,6 +527,21 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         model="GPT2LMHeadModel",
     ),
     Architecture(
+        "gpt2, scaled by layer",
+        "GPT2",
+        {**_GPT_SIZES, "scale_attn_by_inverse_layer_idx": True},
+        "gpt2",
+        Red(
+            "h.1.attn",
+            "field not carried",
+            "scale_attn_by_inverse_layer_idx is not a field of the port: scores are not divided by the number of the "
+            "layer. Beyond that, n_ctx and the weights' names, as above",
+            "gpt2.py:39; scale_attn_by_inverse_layer_idx",
+            Remedy(fields={"n_ctx": 64}, repair=_divide_by_layer, weights=_without_transformer),
+        ),
+        model="GPT2LMHeadModel",
+    ),
+    Architecture(
         "gpt_neox",
         "GPTNeoX",
         {**{name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}, "intermediate_size": 128},
@@ -547,15 +626,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     Architecture(
         "falcon_h1",
         "FalconH1",
-        _sizes(
-            head_dim=8,
-            mamba_d_ssm=32,
-            mamba_n_heads=4,
-            mamba_d_head=8,
-            mamba_d_state=8,
-            mamba_n_groups=2,
-            mamba_chunk_size=8,
-        ),
+        _sizes(**_FALCON_H1),
         "falcon_h1",
         _dropped("falcon_h1.py:60", "100000000000", rope_theta=10000.0),
     ),
@@ -588,11 +659,32 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     ),
     Architecture("mixtral", "Mixtral", _sizes(num_local_experts=6), "mixtral"),
     Architecture(
+        "mixtral, window",
+        "Mixtral",
+        _sizes(num_local_experts=6, sliding_window=WINDOW),
+        "mixtral",
+        _no_window("mixtral.py:176"),
+    ),
+    Architecture(
         "qwen2_moe",
         "Qwen2Moe",
         _sizes(shared_expert_intermediate_size=24, **_EXPERTS),
         "qwen2_moe",
         _dropped("qwen2_moe.py:28", "1000000", rope_theta=10000.0),
+    ),
+    Architecture(
+        "qwen2_moe, norm_topk_prob",
+        "Qwen2Moe",
+        _sizes(shared_expert_intermediate_size=24, norm_topk_prob=True, rope_parameters=_rope(1000000.0), **_EXPERTS),
+        "qwen2_moe",
+        Red(
+            "mlp",
+            "field not carried",
+            "norm_topk_prob is not a field of the port: the probabilities of the chosen experts are never divided by "
+            "their sum. qwen3_moe.py does",
+            "qwen2_moe.py:135 to 138; norm_topk_prob",
+            Remedy(repair=_norm_of_chosen),
+        ),
     ),
     Architecture(
         "qwen3_moe",
@@ -607,6 +699,19 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         ),
     ),
     Architecture("olmoe", "Olmoe", _sizes(num_experts=6, num_experts_per_tok=2), "olmoe"),
+    Architecture(
+        "olmoe, clip_qkv",
+        "Olmoe",
+        _sizes(num_experts=6, num_experts_per_tok=2, clip_qkv=CLIP),
+        "olmoe",
+        Red(
+            "self_attn",
+            "field not carried",
+            "clip_qkv is not a field of the port: queries, keys and values are not clipped",
+            "olmoe.py:77 and 78; clip_qkv",
+            Remedy(repair=_clip_projections),
+        ),
+    ),
     Architecture(
         "granitemoe",
         "GraniteMoe",
