@@ -391,7 +391,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             "field not carried",
             "every layer has a sliding window; the port takes the window and slides only layers that layer_types "
             "names, a field that a Mistral configuration does not have",
-            "llama.py:43 and 162, utils.py:49; sliding_window",
+            "llama.py:42 and 162, utils.py:49; sliding_window",
             Remedy(repair=_slide_every_layer),
         ),
     ),
@@ -425,7 +425,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         "SmolLM3",
         _sizes(num_hidden_layers=4),
         "smollm3",
-        _dropped("smollm3.py:14, llama.py:30", "10000", rope_theta=2000000.0),
+        _dropped("smollm3.py:13, llama.py:30", "10000", rope_theta=2000000.0),
     ),
     Architecture(
         "starcoder2",
@@ -605,7 +605,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             "defect",
             "the gated norm takes its mean square over all features, the reference over those of each of n_groups "
             "groups; and intermediate_size is demanded, as above",
-            "mamba2.py:45 to 48; n_groups",
+            "mamba2.py:50 to 53; n_groups",
             Remedy(fields={"intermediate_size": 64}, repair=_norm_by_group),
         ),
     ),
@@ -774,7 +774,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             "the range of features that are interpolated is rounded to whole ones whatever the configuration says: "
             "truncate = False, the model's default, is not known. Beyond that, the angles' scaling lies in "
             f"rope_parameters, which the port does not read; and {_UNQUANTISED}",
-            f"rope_utils.py:153 to 155, gpt_oss.py:33; rope_parameters. {_UNQUANTISED_SOURCE}",
+            f"rope_utils.py:151 and 152, gpt_oss.py:33; rope_parameters. {_UNQUANTISED_SOURCE}",
             Remedy(fields={"rope_scaling": _YARN}, repair=_interpolate_between, weights=_experts_as_linear),
         ),
     ),
@@ -793,7 +793,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             **_EXPERTS,
         ),
         "qwen3_next",
-        _required_rope("qwen3_next.py:41 and 42", rope_theta=10000.0, partial_rotary_factor=0.25),
+        _required_rope("qwen3_next.py:47 and 48", rope_theta=10000.0, partial_rotary_factor=0.25),
     ),
 )
 """Every architecture on show."""
