@@ -49,12 +49,12 @@ def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: in
     from parity.attribution import attribute, profile_sentence, sentence, table_lines
     from parity.cases import FINE_LADDER, FULL_LADDER
     from parity.environment import warm_up
-    from parity.suites import select
+    from parity.suites import select_components
     from parity.suites.m2_bert_alternatives import ALTERNATIVES, probes
 
     torch.set_num_threads(1)
     warm_up()
-    (pair,) = select([target])
+    (pair,) = select_components([target], "parity attribute")
     if rung.name not in pair.only_rungs:
         raise ConfigError(f"{pair.name} has no rung {rung.name}: {pair.only_rungs_reason}")
     cases = probes(pair, seed, FULL_LADDER if rung.is_half else FINE_LADDER)

@@ -172,7 +172,11 @@ def _examination(pair: Pair, profile: HyperProfile, seed: int, turn: int) -> tup
     """Return (tensors judged, what failed) of the last of a few drawn cases, at the rung whose turn it is."""
     case = draw_cases(pair, 3, seed)[-1]
     rungs = [rung for rung in case.ladder if rung in pair.only_rungs]
+    if not rungs:
+        return 0, []
     rung = rungs[turn % len(rungs)]
     judgements = examine(Bench(pair, case, profile), profile, RUNGS[rung]).judgements
     bad = first_bad(judgements)
-    return len(judgements), [] if bad is None else [f"seed {seed}: {case.command(profile.name, rung)}: {bad}"]
+    return len(judgements), [] if bad is None else [
+        f"seed {seed}: {case.command(profile.name, rung, pair.spelling)}: {bad}"
+    ]

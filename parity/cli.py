@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import shlex
 import signal
 import sys
 import tempfile
@@ -56,7 +55,11 @@ class BudgetChoice(StrEnum):
 def run(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TARGET", help="Components, for example `layer`. All if none is named."),
+        typer.Argument(
+            metavar="TARGET",
+            help="Components, for example `layer`; your own pairs as FILE.py, FILE.py::NAME or MODULE:ATTR. All "
+            "components if none is named.",
+        ),
     ] = None,
     profile: Annotated[
         str | None,
@@ -96,6 +99,7 @@ def run(
     * `parity run` everything under the default profile
     * `parity run --profile all --seed 0` everything, every profile, reproducibly
     * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
+    * `parity run my_pairs.py::gated_mlp` a model of your own: docs/pairs.md
 
     Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure.
     """
@@ -150,7 +154,8 @@ def float64_modules(
 @app.command()
 def calibrate(
     targets: Annotated[
-        list[str] | None, typer.Argument(metavar="[TARGET]...", help="Components; all by default.")
+        list[str] | None,
+        typer.Argument(metavar="[TARGET]...", help="Components, or pairs of your own; all components by default."),
     ] = None,
     profile: Annotated[list[str] | None, typer.Option(help="Profiles by name; canonical by default.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="How many runs, each with a seed of its own.")] = 20,
@@ -254,18 +259,21 @@ def _run(
     from parity.environment import collect, warm_up
     from parity.report import layers_csv, prepare_folder, render_markdown, summary_json, write_report
     from parity.results import Results
-    from parity.run import Plan, execute, plan_cases, require_buildable
+    from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
 
     torch.set_num_threads(1)
     warm_up()
     pairs = select(targets)
-    if case_json is not None and len(targets) != 1:
-        raise CaseError(f"--case needs exactly one TARGET, the component it belongs to; got {len(targets)}")
-    cases = [Case.from_json(targets[0], case_json)] if case_json is not None else []
+    if case_json is not None and (len(targets) != 1 or len(pairs) != 1):
+        got = len(targets) if len(targets) != 1 else f"{len(pairs)} pairs: {', '.join(map(_spelt, pairs))}"
+        raise CaseError(f"--case needs exactly one TARGET, the component it belongs to; got {got}")
+    cases = [Case.from_json(pairs[0].name, case_json)] if case_json is not None else []
     for given in cases:
         require_buildable(pairs[0], given)
+    for pair in (pair for pair in pairs if pair.target):
+        require_weights(pair, seed, cases)
     folder = out if out is not None or cases else DEFAULT_OUT
     if folder is not None:
         prepare_folder(folder)
@@ -277,7 +285,7 @@ def _run(
         seed,
         cases,
         spelling=_spelling(profiles),
-        explain=explain,
+        explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
     )
     meta = {
         "budget": budget.value,
@@ -434,6 +442,10 @@ def _profiles(choice: str | None) -> dict[str, HyperProfile]:
     return {choice: load_profile(choice)}
 
 
+def _spelt(pair: Any) -> str:
+    return str(pair.spelling)
+
+
 def _spelling(profiles: dict[str, HyperProfile]) -> dict[str, str]:
     return {profile.name: spelling for spelling, profile in profiles.items()}
 
@@ -459,6 +471,8 @@ def _progress() -> Progress:
 
 
 def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
+    from parity.report import unpaired_lines
+
     out = Console(highlight=False, soft_wrap=True)
     if detailed:
         for row in results.rows:
@@ -470,6 +484,8 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
             )
     for failure in results.failures:
         _print_failure(out, failure, folder, detailed)
+    for line in unpaired_lines(results):
+        out.print(line, markup=False)
     for skips, what in (
         ([skip for skip in results.skips if skip.cases is None], "combinations of component, profile and rung"),
         ([skip for skip in results.skips if skip.cases], "runs of single cases"),
@@ -491,19 +507,10 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
 
 
 def _print_failure(out: Console, failure: Any, folder: Path | None, detailed: bool) -> None:
-    out.print(
-        f"FAIL {failure.component} {failure.profile} {failure.rung}: first bad tensor {failure.first_bad}: "
-        f"{failure.reason}; {failure.cases_failed} of {failure.cases} cases\n  again: {failure.rerun}",
-        markup=False,
-    )
-    if failure.meaning is not None:
-        out.print(f"  {failure.meaning.sentence}; worst ratio {failure.worst_ratio:.3g}", markup=False)
-    for line in failure.attribution:
-        out.print(f"  {line}", markup=False)
-    if folder is not None and failure.bundle:
-        out.print(f"  bundle: {shlex.join(['parity', 'replay', str(folder / failure.bundle)])}", markup=False)
-    if detailed and failure.detail:
-        out.print(failure.detail, markup=False)
+    from parity.report import failure_lines
+
+    for line in failure_lines(failure, folder, detailed):
+        out.print(line, markup=False)
 
 
 def _accuracy_line(results: Any) -> str:

@@ -6,7 +6,7 @@ ParityError                 every mistake that the command line answers with one
 ├── ConfigError             a model or component configuration that is unknown or inconsistent
 ├── WeightsError            weights that do not map one to one, or hold NaN or infinity
 ├── CaseError               a case that cannot be built from its description
-├── TargetError             a target that no suite knows
+├── TargetError             a target that no suite knows, or a file or module that holds no pair
 ├── GoldenError             a golden file that cannot be read or understood
 ├── OutputError             a report folder that cannot be written
 ├── CalibrationError        a calibration's log of other code or arguments, or one that cannot be read

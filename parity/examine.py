@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
 from parity.backends.noise import Noise, predict_noise
-from parity.backends.port import build_port, run_port, run_port_outputs
+from parity.backends.port import arithmetic, build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
     build_reference,
@@ -31,6 +31,7 @@ from parity.backends.reference import (
 from parity.backends.roughness import roughness
 from parity.backends.truth import compute_truth
 from parity.cases import Case, draw_inputs, draw_parameters
+from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
 from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
@@ -62,12 +63,15 @@ float16 overflows beyond 65504, with a factor 8 left for partial sums; a LayerNo
 class Examination:
     """Judgements of one case at one rung, by tensor in execution order, or the reason why there are none.
 
-    `port` is what was judged, None where the port raised or was not run.
+    `port` is what was judged, None where the port raised or was not run. `leaks` are the operations that leaked at f64.
+    `unpaired` are the intermediates of either side that were compared with nothing, each with the reason.
     """
 
     judgements: Mapping[str, Judgement]
     skipped: str = ""
     port: Trace | None = None
+    leaks: tuple[str, ...] = ()
+    unpaired: Mapping[str, str] = field(default_factory=dict)
 
 
 class Modules:
@@ -210,19 +214,44 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     if skipped:
         return Examination({}, skipped)
     try:
-        module = bench.modules.port(profile, rung)
-        port, again = (run_port(bench.pair, module, bench.inputs, rung) for _ in range(2))
+        with arithmetic(bench.pair, rung) as leaks:
+            module = bench.modules.port(profile, rung)
+            port, again = (run_port(bench.pair, module, bench.inputs, rung) for _ in range(2))
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
         return Examination(dict.fromkeys(bench.truth.outputs, raised))
     if not _equal(port, again):
         port = _farther(bench, port, again)
-    judgements = _judgements(bench, profile, rung, port, SCREENING_DRAWS)
+    port = port if bench.pair.same_tree else _in_layout(bench, port)
+    apart = {} if bench.pair.same_tree else _unpaired(bench, port)
+    judgements = _judgements(bench, profile, rung, port, SCREENING_DRAWS, apart)
     if not bench.pair.fresh and any(REFINE_FROM < j.predicted_ratio < REFINE_TO for j in judgements.values()):
-        judgements = _judgements(bench, profile, rung, port, REFINED_DRAWS)
-    unpaired = [name for name in port if name not in bench.truth]
+        judgements = _judgements(bench, profile, rung, port, REFINED_DRAWS, apart)
+    unpaired = [name for name in port if name not in bench.truth and name not in apart]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
-    return Examination(judgements, port=port)
+    leaked = tuple(dict.fromkeys(leak.operation for leak in leaks))
+    return Examination(judgements, port=port, leaks=leaked, unpaired=apart)
+
+
+def _in_layout(bench: Bench, port: Trace) -> Trace:
+    """Return the trace with the axes of every intermediate in the reference's order, where there is one."""
+    moved = dict(port.tensors)
+    for name in (name for name in port if name in bench.truth and name not in bench.truth.outputs):
+        order = nearest_layout(port[name].values, bench.truth[name].values)
+        if order is not None:
+            moved[name] = replace(port[name], values=np.ascontiguousarray(port[name].values.transpose(order)))
+    return Trace(moved, port.outputs)
+
+
+def _unpaired(bench: Bench, port: Trace) -> dict[str, str]:
+    """Return the intermediates without a counterpart of their name and shape, and why; an output always needs one."""
+    found = {name: "the port has no such tensor" for name in bench.truth if name not in port}
+    found |= {name: "the reference has no such tensor" for name in port if name not in bench.truth}
+    for name in (name for name in bench.truth if name in port):
+        here, there = port[name].values.shape, bench.truth[name].values.shape
+        if here != there:
+            found[name] = f"shape {here}, the reference has {there}"
+    return {name: why for name, why in found.items() if name not in (*bench.truth.outputs, *port.outputs)}
 
 
 def _equal(one: Trace, other: Trace) -> bool:
@@ -255,10 +284,14 @@ def out_of_range(bench: Bench, rung: Rung) -> str:
     return ""
 
 
-def _judgements(bench: Bench, profile: HyperProfile, rung: Rung, port: Trace, draws: int) -> dict[str, Judgement]:
+def _judgements(
+    bench: Bench, profile: HyperProfile, rung: Rung, port: Trace, draws: int, apart: Collection[str]
+) -> dict[str, Judgement]:
     reference, scales, fresh = bench.reference(rung), bench.scales(profile), bench.pair.fresh
     judgements = {}
     for name, truth in bench.truth.items():
+        if name in apart:
+            continue
         held = BY_DTYPE[reference[name].dtype]
         noise = _predicted(Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name], truth.values, held)
         allowance = None if fresh else propagated(noise.rms, noise.maximum, rung, held)
@@ -307,17 +340,19 @@ def classify_tensor(bench: Bench, profile: HyperProfile, name: str, seen_at: Run
     verdicts = {rung: examine(bench, profile, RUNGS[rung]) for rung in dict.fromkeys((finest.name, "f32"))}
     judgements = {rung: verdict.judgements.get(name) for rung, verdict in verdicts.items()}
     scale = _scale(bench, name)
+    leaks = verdicts["f64"].leaks if "f64" in verdicts else ()
     meaning = classify(
         _relative(judgements[finest.name], scale),
         _relative(judgements["f32"], scale),
         bench.kappa.get(name, 0.0),
         0.0 if bench.pair.fresh else _float32_noise(bench, name, scale),
-        lambda: _roughness(bench, profile, name),
+        lambda: None if leaks else _roughness(bench, profile, name),
         finest.name,
         _unmeasured(verdicts[finest.name], judgements[finest.name]),
     )
     finer = [judgements.get(rung) for rung in finer_rungs(seen_at.name) if rung in bench.pair.only_rungs]
     alone = bool(finer) and all(judgement is not None and judgement.passed for judgement in finer)
+    meaning = replace(meaning, leaks=leaks)
     return replace(meaning, only_at=seen_at.name) if alone and meaning.kind == "rounding" else meaning
 
 

@@ -86,14 +86,14 @@ def _laws(
 
     from parity.environment import warm_up
     from parity.laws import check_law
-    from parity.suites import select
+    from parity.suites import select_components
     from parity.suites.m2_bert_laws import LAWS
 
     torch.set_num_threads(1)
     warm_up()
     spelling = profile or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
     meaning = load_profile(spelling)
-    wanted = {pair.name for pair in select(components)}
+    wanted = {pair.name for pair in select_components(components, "parity laws")}
     unknown = sorted(set(names) - {law.name for law in LAWS})
     if unknown:
         raise TargetError(f"unknown law {unknown[0]!r}; allowed: {', '.join(law.name for law in LAWS)}")

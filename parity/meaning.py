@@ -39,6 +39,7 @@ class Meaning:
         finest: The finest rung at which the port is built.
         only_at: The coarser rung at which the tensor fails while the finer ones are within their allowances, or "".
         reason: Why there is nothing to measure, for `not comparable`.
+        leaks: Operations of MLX that computed in a coarser format than they were given, seen while the port ran at f64.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Meaning:
     finest: RungName = "f64"
     only_at: RungName | Literal[""] = ""
     reason: str = ""
+    leaks: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -59,7 +61,12 @@ class Meaning:
         slope = "" if self.slope is None else f", slope {self.slope:.2f}"
         roughness = "" if self.roughness is None else f", roughness {self.roughness:.2g}"
         measured = f"error at {self.finest} {self.plateau:.2g}{slope}{roughness}, kappa {self.kappa:.2g}"
-        return f"{self.kind}{self._confinement}{self._constant}: {measured}"
+        return f"{self.kind}{self._confinement}{self._constant}: {measured}{self._leaks}"
+
+    @property
+    def _leaks(self) -> str:
+        """The operations that are known to have leaked, whatever kind the error is of."""
+        return f"; precision leak in {', '.join(self.leaks)}" if self.leaks else ""
 
     @property
     def _confinement(self) -> str:

@@ -71,7 +71,8 @@ class Pair:
     Args:
         name: What `parity run` and the report call it.
         structures: Strategy of structures: small sizes and switches, never floats or arrays.
-        keys: Every key that a structure may have; a case written by hand with another one is refused.
+        keys: Every key that a structure may have; a case written by hand with another one is refused. None leaves that
+            to the builders.
         corpus: Structures that luck will not hit: length 1, odd, prime, shorter than the filter's.
         inputs: Inputs of a structure, by name.
         reference: Builds the torch module.
@@ -89,11 +90,16 @@ class Pair:
         strata: Length classes of the accuracy test; a pair without any has none.
         only_rungs: The rungs on which the pair means something; the others are reported as skipped.
         only_rungs_reason: Why.
+        target: What a command line calls it where that is not its name: `FILE::NAME` or `MODULE:ATTR`.
+        lifted: The port knows no seam: at f64 it is built and run inside `parity.float64.float64_forms`.
+        same_tree: The port has the reference's modules under its names. Where it does not, an intermediate that has no
+            counterpart is reported as unpaired; where it does, that is a failure. An output always needs one.
+        reads_profile: The modules depend on the profile; where they do not, all profiles share their truth.
     """
 
     name: str
     structures: SearchStrategy[dict[str, Any]]
-    keys: frozenset[str]
+    keys: frozenset[str] | None
     corpus: tuple[Structure, ...]
     inputs: Callable[[Structure], Mapping[str, InputSpec]]
     reference: Callable[[Structure, HyperProfile], Any]
@@ -109,3 +115,16 @@ class Pair:
     strata: tuple[LengthClass, ...] = ()
     only_rungs: tuple[RungName, ...] = tuple(RUNGS)
     only_rungs_reason: str = ""
+    target: str = ""
+    lifted: bool = False
+    same_tree: bool = True
+    reads_profile: bool = True
+
+    @property
+    def spelling(self) -> str:
+        """What a command line calls the pair."""
+        return self.target or self.name
+
+    def meaning(self, profile: HyperProfile) -> tuple[object, ...]:
+        """The knobs of `profile` that change what the modules compute: equal ones share truth and reference."""
+        return profile.semantics if self.reads_profile else ()

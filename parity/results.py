@@ -153,7 +153,11 @@ class Fidelity:
 
 @dataclass
 class Results:
-    """Everything a run found; `meta` says what was asked for, `bundles` holds those of the failures, by their path."""
+    """Everything a run found.
+
+    `meta` says what was asked for, `bundles` holds those of the failures, by their path, and `unpaired` the
+    intermediates that were compared with nothing, with the reason, by component.
+    """
 
     meta: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -162,6 +166,7 @@ class Results:
     fidelity: list[Fidelity] = field(default_factory=list)
     assessments: list[Assessment] = field(default_factory=list)
     bundles: dict[str, bytes] = field(default_factory=dict)
+    unpaired: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:

@@ -11,8 +11,8 @@ from typing import Final
 from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
 from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
-from parity.errors import CaseError, NotImplementedYetError
-from parity.examine import Bench, Examination, classify_tensor, examine, fidelity, first_bad
+from parity.errors import CaseError, NotImplementedYetError, WeightsError
+from parity.examine import Bench, Examination, Modules, classify_tensor, examine, fidelity, first_bad
 from parity.pairs import Pair
 from parity.replay.files import BUNDLES
 from parity.replay.pack import pack
@@ -64,13 +64,24 @@ class Plan:
     explain: Explain | None = None
 
     def command(self, case: Case, profile: str, rung: str) -> str:
-        """Return the command that runs `case` again, the profile spelt as it was chosen."""
-        return case.command(self.spelling.get(profile, profile), rung)
+        """Return the command that runs `case` again, target and profile spelt as they were chosen."""
+        return case.command(self.spelling.get(profile, profile), rung, self._target(case.component))
 
     def stratum_command(self, component: str, profile: str, rung: str) -> str:
         """Return the command that tests the strata of a component again, with the cases of the same seed."""
-        words = ["parity", "run", component, "--profile", self.spelling.get(profile, profile), "--rung", rung]
+        words = [
+            "parity",
+            "run",
+            self._target(component),
+            "--profile",
+            self.spelling.get(profile, profile),
+            "--rung",
+            rung,
+        ]
         return shlex.join([*words, "--budget", self.budget, "--seed", str(self.seed)])
+
+    def _target(self, component: str) -> str:
+        return next((pair.spelling for pair in self.pairs if pair.name == component), component)
 
 
 def plan_cases(plan: Plan, pair: Pair) -> list[Case]:
@@ -89,8 +100,8 @@ def plan_cases(plan: Plan, pair: Pair) -> list[Case]:
 
 
 def _require_known_keys(pair: Pair, case: Case) -> None:
-    unknown = sorted(case.options.keys() - pair.keys)
-    if unknown:
+    unknown = sorted(case.options.keys() - pair.keys) if pair.keys is not None else []
+    if unknown and pair.keys is not None:
         raise CaseError(f"case of {pair.name} has unknown key {unknown[0]!r}; allowed: {', '.join(sorted(pair.keys))}")
 
 
@@ -109,6 +120,27 @@ def require_buildable(pair: Pair, case: Case) -> None:
         raise CaseError(f"case of {pair.name} lacks {error.args[0]!r}; got {case.to_json()}") from None
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError, IndexError) as error:
         raise CaseError(f"{pair.name} cannot be built from {case.to_json()}: {error}") from None
+
+
+def require_weights(pair: Pair, seed: int, cases: Sequence[Case] = ()) -> None:
+    """Refuse a pair whose weights do not go across in the first of its cases, before anything is run.
+
+    Args:
+        pair: The pair.
+        seed: Seed of the run, from which its cases follow.
+        cases: The cases of the run, where they are given.
+
+    Raises:
+        WeightsError: A tensor is missing, left over or mis-shaped; the message lists all of them.
+    """
+    case = next(iter([*cases, *corpus_cases(pair, seed), *draw_cases(pair, 1, seed)]))
+    modules = Modules(pair, case, CANONICAL)
+    try:
+        modules.port(CANONICAL, RUNGS["f32"])
+    except WeightsError as error:
+        raise WeightsError(f"{pair.spelling}: {error}") from None
+    except Exception:  # noqa: BLE001 - a port that cannot be built is a port that fails: the run says so
+        return
 
 
 def execute(
@@ -154,6 +186,7 @@ class _PairRun:
         self.case_skips: dict[tuple[str, str, str], int] = {}
         self.distances: dict[str, float] = {}
         self.bundles: dict[str, bytes] = {}
+        self.unpaired: dict[str, str] = {}
 
     def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
         for case in self.cases:
@@ -169,6 +202,8 @@ class _PairRun:
         results.assessments += assessments
         results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
         results.bundles |= self.bundles
+        if self.unpaired:
+            results.unpaired[self.pair.name] = self.unpaired
 
     def _aim(self) -> list[Case]:
         """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for.
@@ -251,9 +286,10 @@ class _PairRun:
                 self._gather(case, profile, rung, examine(bench, profile, RUNGS[rung]), bench.truth.outputs)
 
     def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
-        if profile.semantics not in benches:
-            benches[profile.semantics] = Bench(self.pair, case, profile)
-        return benches[profile.semantics]
+        meaning = self.pair.meaning(profile)
+        if meaning not in benches:
+            benches[meaning] = Bench(self.pair, case, profile)
+        return benches[meaning]
 
     def _gather(
         self,
@@ -268,6 +304,7 @@ class _PairRun:
             self.case_skips[key] = self.case_skips.get(key, 0) + 1
             return
         self.counts[profile.name, rung] = self.counts.get((profile.name, rung), 0) + 1
+        self.unpaired |= examination.unpaired
         for order, (name, judgement) in enumerate(examination.judgements.items()):
             row = self.rows.setdefault(
                 (profile.name, rung, name),

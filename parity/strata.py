@@ -133,7 +133,7 @@ class _Group:
             case = self._case(number, family)
             benches: dict[Meaning, Bench] = {}
             for key in (key for key in keys if key[0] == family):
-                meaning = key[1].semantics
+                meaning = self.plan.pair.meaning(key[1])
                 if meaning not in drawn:
                     drawn[meaning] = self._redrawn(case, key[1])
                 if meaning not in benches:
@@ -157,11 +157,12 @@ class _Group:
 
     def _redrawn(self, case: Case, profile: HyperProfile) -> Modules:
         """Return the modules of this meaning with the parameters of `case`; the reference's are built once."""
-        if profile.semantics in self.modules:
-            self.modules[profile.semantics].redraw(case)
+        meaning = self.plan.pair.meaning(profile)
+        if meaning in self.modules:
+            self.modules[meaning].redraw(case)
         else:
-            self.modules[profile.semantics] = Modules(self.plan.pair, case, profile)
-        return self.modules[profile.semantics]
+            self.modules[meaning] = Modules(self.plan.pair, case, profile)
+        return self.modules[meaning]
 
     def _case(self, number: int, name: str) -> Case:
         family, scale = STRATUM_FAMILIES[name]

@@ -20,10 +20,12 @@ _MLX_NAMES: Final = {str(dtype): name for name, dtype in MLX_DTYPES.items()}
 
 
 def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
-    """Return `array` in MLX: integers as int32, everything else in the dtype called `dtype`.
+    """Return `array` in MLX: booleans as they are, integers as int32, everything else in the dtype called `dtype`.
 
     A bare `mx.array` of a float64 array silently becomes float32, hence the explicit dtype.
     """
+    if array.dtype == np.bool_:
+        return mx.array(np.array(array))
     if np.issubdtype(array.dtype, np.integer):
         return mx.array(np.array(array, dtype=np.int32))
     return mx.array(np.array(array, dtype=np.float64), dtype=mx.float64).astype(MLX_DTYPES[dtype])

@@ -20,7 +20,9 @@ _TORCH_NAMES: Final = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor:
-    """Return `array` in torch: integers as int64, everything else in the dtype called `dtype`."""
+    """Return `array` in torch: booleans as they are, integers as int64, everything else in the dtype called `dtype`."""
+    if array.dtype == np.bool_:
+        return torch.from_numpy(np.array(array))
     if np.issubdtype(array.dtype, np.integer):
         return torch.from_numpy(np.array(array, dtype=np.int64))
     return torch.from_numpy(np.array(array, dtype=np.float64)).to(TORCH_DTYPES[dtype])

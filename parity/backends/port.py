@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -14,12 +15,27 @@ from mlx_impl.ops import Ops
 from mlx_impl.precision import cast
 from parity.backends.convert_mlx import MLX_DTYPES, mlx_from_numpy, numpy_from_mlx
 from parity.backends.mlx_float64 import float64_ops
+from parity.float64 import Leak, float64_forms
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
 from parity.trace import Trace, TracedTensor
 from parity.trace.mlx_calls import record_mlx
+
+
+@contextmanager
+def arithmetic(pair: Pair, rung: Rung) -> Iterator[Iterable[Leak]]:
+    """Compute as `rung` asks while the context lasts: at f64 a port without a seam has MLX's functions exchanged.
+
+    Yields:
+        The precision leaks met so far, filled while the context lasts.
+    """
+    if pair.lifted and rung.name == "f64":
+        with float64_forms() as leaks:
+            yield leaks
+    else:
+        yield ()
 
 
 def build_port(
@@ -34,7 +50,7 @@ def build_port(
         NotImplementedYetError: The profile names a kernel that does not exist yet.
     """
     ops = float64_ops(profile) if rung.name == "f64" else Ops(profile)
-    with mx.stream(mx.cpu):
+    with arithmetic(pair, rung), mx.stream(mx.cpu):
         # Weights drawn and never looked at would leave the random state an ever longer chain of splits.
         mx.random.seed(0)
         return fill_port(pair, pair.port(structure, profile, ops), rung, state)
@@ -54,12 +70,12 @@ def fill_port(pair: Pair, module: nn.Module, rung: Rung, state: Mapping[str, Any
 
 
 def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
-    """Run `module` and return its intermediates, under the reference's names, and then its outputs."""
-    with mx.stream(mx.cpu):
+    """Run `module` and return its floating intermediates, under the reference's names, and then its outputs."""
+    with arithmetic(pair, rung), mx.stream(mx.cpu):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
         with record_mlx(module) as taken:
             outputs = pair.call(module, arrays)
-        named = {_tap_name(pair, name): array for name, array in taken.items()}
+        named = {_tap_name(pair, name): array for name, array in taken.items() if _is_floating(array)}
         everything = {**named, **outputs}
         mx.eval(everything)
         traced = {name: TracedTensor(*numpy_from_mlx(array)) for name, array in everything.items()}
@@ -68,7 +84,7 @@ def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung
 
 def run_port_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
     """Run `module` and return its outputs alone."""
-    with mx.stream(mx.cpu):
+    with arithmetic(pair, rung), mx.stream(mx.cpu):
         outputs = pair.call(module, {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()})
         return Trace({name: TracedTensor(*numpy_from_mlx(array)) for name, array in outputs.items()}, tuple(outputs))
 
@@ -80,7 +96,7 @@ def port_gradients(
 
     Parameters have the reference's names and axes; a shared parameter appears under each of its aliases.
     """
-    with mx.stream(mx.cpu):
+    with arithmetic(pair, rung), mx.stream(mx.cpu):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
         leaves = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
         start = module.trainable_parameters()
@@ -98,6 +114,11 @@ def port_gradients(
             {name: numpy_from_mlx(array)[0] for name, array in by_name.items()},
             {name: numpy_from_mlx(array)[0] for name, array in by_input.items()},
         )
+
+
+def _is_floating(value: Any) -> bool:
+    """Whether a submodule's output can be compared: a cache or a mask cannot."""
+    return isinstance(value, mx.array) and bool(mx.issubdtype(value.dtype, mx.floating))
 
 
 def _tap_name(pair: Pair, name: str) -> str:

@@ -110,11 +110,11 @@ def state_of(module: nn.Module) -> dict[str, AnyArray]:
 
 
 def run_reference(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
-    """Run `module`, already cast to the rung, and return its intermediates and then its outputs."""
+    """Run `module`, already cast to the rung, and return its floating intermediates and then its outputs."""
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     with torch.no_grad(), record_torch(module) as taken:
         outputs = pair.call(module, tensors)
-    everything = {**taken, **outputs}
+    everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **outputs}
     traced = {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()}
     return Trace(traced, tuple(outputs))
 
@@ -151,10 +151,18 @@ def reference_gradients(
     return dict(zip(parameters, arrays[:split], strict=True)), dict(zip(leaves, arrays[split:], strict=True))
 
 
+def _is_floating(value: Any) -> bool:
+    """Whether a submodule's output can be compared: a cache or a mask cannot."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
 def _zeros_if_none(grad: torch.Tensor | None, target: torch.Tensor) -> Array:
     return numpy_from_torch(torch.zeros_like(target) if grad is None else grad)[0]
 
 
 def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    named: dict[str, Any] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    """Floating parameters and buffers; a buffer outside the state dict is a constant of the module, not of the case."""
+    kept = module.state_dict().keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
+    named: dict[str, Any] = {**dict(module.named_parameters()), **buffers}
     return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}

@@ -18,9 +18,9 @@ from typing import Any, Final
 import mlx.core as mx
 import torch
 
-from parity import __version__
 from parity.environment.linkage import mlx_blas
 from parity.environment.processor import read_processor
+from parity.spec.version import __version__
 
 _PACKAGES: Final = ("torch", "mlx", "numpy", "scipy", "hypothesis", "einops")
 # Switches by which MKL, ATen, oneDNN, OpenBLAS and MLX choose other kernels or other roundings.

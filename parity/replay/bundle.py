@@ -157,7 +157,7 @@ class Record(_Frozen):
 
     Attributes:
         schema_version: `SCHEMA`.
-        component: Name of the pair.
+        component: What a command line calls the pair: its name, or `FILE::NAME` or `MODULE:ATTR` of somebody's own.
         case: The case as `Case.to_json` writes it, its seed included.
         profile: Every knob.
         rung: Precision of reference and port.

@@ -165,7 +165,7 @@ class _Content:
         arrays += self._parameter_records(parameters)
         record = Record(
             schema_version=SCHEMA,
-            component=self.bench.pair.name,
+            component=self.bench.pair.spelling,
             case=json.loads(self.bench.case.to_json()),
             profile=self.profile,
             rung=self.rung.name,

@@ -45,6 +45,7 @@ def _context(results: Results, per_table: int, failures: int) -> dict[str, Any]:
         "meta": results.meta,
         "failures": results.failures[:failures],
         "more_failures": len(results.failures[failures:]),
+        "unpaired": results.unpaired,
         "components": _ordered(row.component for row in rows),
         "profiles": profiles,
         "rungs": [rung for rung in RUNGS if any(row.rung == rung for row in rows)],

@@ -67,6 +67,7 @@ def summary(results: Results) -> dict[str, Any]:
             "cases_skipped": sum(skip.cases or 0 for skip in results.skips),
         },
         "failures": [{**asdict(failure), "replay": failure.replay} for failure in results.failures],
+        "unpaired": results.unpaired,
         "skips": [asdict(skip) for skip in results.skips],
         "fidelity": [asdict(distance) for distance in results.fidelity],
         "accuracy": [asdict(assessment) for assessment in results.assessments],

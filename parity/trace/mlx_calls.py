@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import mlx.core as mx
@@ -31,6 +32,7 @@ def record_mlx(model: nn.Module) -> Iterator[dict[str, mx.array]]:
             taken[call_name(name, calls[name], part)] = array
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if id(self) not in names or id(self) in running:  # the second: a class that calls its parent's __call__
                 return original(self, *args, **kwargs)
