@@ -77,7 +77,7 @@ def _pairs_of(target: str) -> list[_Found]:
         value = _attribute(target, module, attribute)
         candidates, where = [(attribute, value)], f"{place!r}"
         single = isinstance(value, api.Pair | pairs.Pair)
-    found = {id(pair): pair for _, value in candidates for pair in _pairs_in(value)}
+    found = {id(pair): pair for _, value in candidates for pair in pairs_in(value)}
     if not found:
         raise TargetError(
             f"{where} has no pair: give it a module-level `parity.Pair`, or a list of them"
@@ -93,7 +93,8 @@ def _pairs_of(target: str) -> list[_Found]:
     return chosen
 
 
-def _pairs_in(value: Any) -> Iterator[api.Pair | pairs.Pair]:
+def pairs_in(value: Any) -> Iterator[api.Pair | pairs.Pair]:
+    """Yield the pairs that a module-level value is: itself, or those of a list."""
     for entry in value if isinstance(value, list | tuple) else [value]:
         if isinstance(entry, api.Pair | pairs.Pair):
             yield entry
@@ -138,7 +139,7 @@ def _attribute(target: str, module: str, attribute: str) -> Any:
 
 
 def _names_of_pairs(namespace: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in namespace.items() if any(True for _ in _pairs_in(value))]
+    return [name for name, value in namespace.items() if any(True for _ in pairs_in(value))]
 
 
 def _first_on_path(folder: Path) -> None:
