@@ -8,7 +8,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "conftest.py", "noxfile.py"]
+SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "examples", "conftest.py", "noxfile.py"]
 FALSE_ALARMS = ["--runs", "1000", "--jobs", "2", "--log", "reports/false_alarms.jsonl"]
 
 

@@ -1,6 +1,6 @@
 """Parity: proves, or disproves and says where, that an MLX port computes what its PyTorch original does.
 
-`Pair` and `InputSpec` put a model of your own under test; `docs/pairs.md` walks through it.
+`Pair`, `InputSpec` and `LengthClass` put a model of your own under test; `docs/pairs.md` walks through it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from parity.spec.version import __version__
 
 if TYPE_CHECKING:
-    from parity.api import InputSpec, Pair
+    from parity.api import InputSpec, LengthClass, Pair
 
-__all__ = ["InputSpec", "Pair", "__version__"]
+__all__ = ["InputSpec", "LengthClass", "Pair", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final, Literal
 
 import hypothesis.strategies as st
@@ -30,7 +30,7 @@ Side = Literal["reference", "port"]
 SIDES: Final[tuple[Side, ...]] = ("reference", "port")
 
 Configuration = Any
-"""A mapping of plain values by name, or one plain value: a number, text, true, false or null."""
+"""A mapping of plain values by name, or one plain value: a number, text, true or false."""
 
 PLAIN: Final = "CONFIGURATION"
 """The key under which a case holds a configuration that is one plain value."""
@@ -71,7 +71,7 @@ class Pair:
             what the reference's constructor made. Or regular expressions on the reference's names, each with
             `as built` or a function (built values, generator) to new ones; what matches none is drawn.
         corpus: Configurations that a strategy would seldom draw: they run in every run.
-        strata: Length classes of the accuracy test; none by default.
+        strata: Length classes of the accuracy test, their `structure` a configuration; none by default.
         rungs: The rungs on which the pair means something.
         rungs_reason: Why the others do not.
 
@@ -184,10 +184,10 @@ def _configuration_problem(configuration: Configuration) -> str:
     for key, value in items:
         if not isinstance(key, str):
             return f"the keys of a configuration are text; got {key!r}"
-        if value is not None and not isinstance(value, int | float | str):
+        if not isinstance(value, int | float | str):
             where = f"configuration key {key!r}" if key != PLAIN else "a configuration"
             return (
-                f"{where} is a {type(value).__name__}; plain values alone (numbers, text, true, false, null) can be "
+                f"{where} is a {type(value).__name__}; plain values alone (numbers, text, true, false) can be "
                 "printed and run again: build anything else from them inside the builders"
             )
         if key in _RESERVED:
@@ -239,7 +239,7 @@ def complete(pair: Pair, target: str = "") -> pairs.Pair:
         to_state=parts.to_state,
         tap_name=parts.tap_name,
         parameters=_rules(pair.parameters),
-        strata=tuple(pair.strata),
+        strata=tuple(replace(sizes, structure=_structure(sizes.structure)) for sizes in pair.strata),
         only_rungs=tuple(rung for rung in RUNGS if rung in pair.rungs),
         only_rungs_reason=pair.rungs_reason or "its author leaves this rung out",
         target=target,

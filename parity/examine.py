@@ -222,11 +222,11 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
         return Examination(dict.fromkeys(bench.truth.outputs, raised))
     if not _equal(port, again):
         port = _farther(bench, port, again)
-    port = port if bench.pair.same_tree else _in_layout(bench, port)
-    apart = {} if bench.pair.same_tree else _unpaired(bench, port)
-    judgements = _judgements(bench, profile, rung, port, SCREENING_DRAWS, apart)
+    seen = port if bench.pair.same_tree else _in_layout(bench, port)
+    apart = {} if bench.pair.same_tree else _unpaired(bench, seen)
+    judgements = _judgements(bench, profile, rung, seen, SCREENING_DRAWS, apart)
     if not bench.pair.fresh and any(REFINE_FROM < j.predicted_ratio < REFINE_TO for j in judgements.values()):
-        judgements = _judgements(bench, profile, rung, port, REFINED_DRAWS, apart)
+        judgements = _judgements(bench, profile, rung, seen, REFINED_DRAWS, apart)
     unpaired = [name for name in port if name not in bench.truth and name not in apart]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
     leaked = tuple(dict.fromkeys(leak.operation for leak in leaks))

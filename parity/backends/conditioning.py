@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.backends.reference import run_reference
+from parity.backends.reference import named_tensors, run_reference
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS
@@ -55,13 +55,13 @@ def jittered(
 ) -> tuple[nn.Module, dict[str, AnyArray]]:
     """Return a float64 module and its inputs, every number multiplied by 1 + epsilon xi, xi N(0, 1).
 
-    Ids, and masks of zeros and ones, stay, since they are exact. `module` and `inputs` stay as they are.
+    Ids, and masks of zeros and ones, stay, since they are exact, and so do constants that no state dict holds.
+    `module` and `inputs` stay as they are.
     """
     moved = copy.deepcopy(module)
     with torch.no_grad():
-        for tensor in [*moved.parameters(), *moved.buffers()]:
-            if tensor.is_floating_point():
-                tensor.mul_(1 + epsilon * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        for tensor in named_tensors(moved).values():
+            tensor.mul_(1 + epsilon * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
     arrays: dict[str, AnyArray] = {}
     for name, array in inputs.items():
         exact = not np.issubdtype(array.dtype, np.floating) or bool(np.isin(array, (0.0, 1.0)).all())

@@ -36,7 +36,7 @@ def build_reference(pair: Pair, structure: Structure, profile: HyperProfile, dty
 
 def fresh_parameters(module: nn.Module) -> dict[str, Array]:
     """Return floating parameters and buffers as initialised, each once, under its first name."""
-    return {name: numpy_from_torch(tensor)[0] for name, tensor in _named_tensors(module).items()}
+    return {name: numpy_from_torch(tensor)[0] for name, tensor in named_tensors(module).items()}
 
 
 def fill_reference(module: nn.Module, values: Mapping[str, Array]) -> nn.Module:
@@ -46,7 +46,7 @@ def fill_reference(module: nn.Module, values: Mapping[str, Array]) -> nn.Module:
         WeightsError: A value is missing, left over, mis-shaped or not finite; the message lists all of them.
     """
     module.double()
-    targets = _named_tensors(module)
+    targets = named_tensors(module)
     _require(_problems({name: tuple(tensor.shape) for name, tensor in targets.items()}, values))
     with torch.no_grad():
         for name, tensor in targets.items():
@@ -56,9 +56,9 @@ def fill_reference(module: nn.Module, values: Mapping[str, Array]) -> nn.Module:
 
 def copy_values(source: nn.Module, target: nn.Module) -> None:
     """Copy every parameter and buffer of `source` into `target`, a cast copy of it, rounding to the target's dtypes."""
-    values = _named_tensors(source)
+    values = named_tensors(source)
     with torch.no_grad():
-        for name, tensor in _named_tensors(target).items():
+        for name, tensor in named_tensors(target).items():
             tensor.copy_(values[name])
 
 
@@ -160,7 +160,7 @@ def _zeros_if_none(grad: torch.Tensor | None, target: torch.Tensor) -> Array:
     return numpy_from_torch(torch.zeros_like(target) if grad is None else grad)[0]
 
 
-def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Floating parameters and buffers; a buffer outside the state dict is a constant of the module, not of the case."""
     kept = module.state_dict().keys()
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}

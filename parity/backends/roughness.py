@@ -22,6 +22,7 @@ from torch import nn
 from parity.backends.conditioning import jittered
 from parity.backends.port import build_port, run_port
 from parity.backends.reference import run_reference, state_of
+from parity.layouts import nearest_layout
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS
@@ -75,9 +76,10 @@ def _residual(
     rung = RUNGS["f64"]
     truth = run_reference(pair, module, inputs, rung)[tensor].values
     port = run_port(pair, build_port(pair, structure, profile, rung, state_of(module)), inputs, rung).get(tensor)
-    if port is None or port.values.shape != truth.shape:
+    order = None if port is None else nearest_layout(port.values, truth)
+    if port is None or order is None or (pair.same_tree and port.values.shape != truth.shape):
         return None
-    residual = np.asarray(port.values - truth)
+    residual = np.asarray((port.values if pair.same_tree else port.values.transpose(order)) - truth)
     return residual if np.isfinite(residual).all() else None
 
 

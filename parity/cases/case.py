@@ -91,9 +91,7 @@ class Case:
             raise CaseError(
                 f"scale and seed must be integers, seed not negative and below 2**63; got {scale!r} and {seed!r}"
             )
-        nested = [
-            name for name, value in data.items() if value is not None and not isinstance(value, int | float | str)
-        ]
+        nested = [name for name, value in data.items() if not isinstance(value, int | float | str)]
         if nested:
             raise CaseError(f"sizes and switches must be plain values; got {nested[0]} = {data[nested[0]]!r}")
         return cls.make(component, data, family, scale, seed, rungs)  # type: ignore[arg-type]

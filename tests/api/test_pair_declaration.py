@@ -1,4 +1,4 @@
-"""What a pair says of itself: every argument that is not as documented is refused, and the defaults do what they say."""
+"""What a pair says of itself: arguments that are not as documented are refused, and the defaults do what they say."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from small_pairs import Tall, TallPort, linear_pair, run
 from torch import nn as tnn
 
 import parity
-from parity.api import InputSpec, Pair, complete, named_outputs
-from parity.cases import Case, draw_inputs, draw_parameters
+from parity.api import InputSpec, LengthClass, Pair, complete, named_outputs
+from parity.backends.conditioning import jittered
+from parity.backends.reference import fresh_parameters
+from parity.cases import Case, draw_parameters
 from parity.errors import CaseError, ConfigError
 from parity.run import plan_cases
 from parity.spec.profile import CANONICAL, HyperProfile
@@ -35,6 +37,7 @@ REFUSED = {
     "no configuration": ({"configurations": []}, r"at least one configuration; got \[\]"),
     "configurations in a set": ({"configurations": {3}}, "a Hypothesis strategy, or a list"),
     "a nested configuration": ({"configurations": [{"sizes": [1, 2]}]}, "'sizes' is a list; plain values alone"),
+    "null": ({"configurations": [{"n": None}]}, "'n' is a NoneType; plain values alone"),
     "a key that a case has": ({"configurations": [{"seed": 1}]}, "'seed' is taken"),
     "a key that is no text": ({"configurations": [{1: 1}]}, "keys of a configuration are text; got 1"),
     "inputs that are a shape": ({"inputs": (2, 3)}, r"inputs= is a mapping by name.*\(2, 3\)"),
@@ -64,7 +67,7 @@ def test_an_unknown_argument_is_refused() -> None:
 
 def test_the_package_shows_its_public_names_and_no_other() -> None:
     assert (parity.Pair, parity.InputSpec) == (Pair, InputSpec)
-    with pytest.raises(AttributeError, match="no attribute 'Peer'; public are InputSpec, Pair"):
+    with pytest.raises(AttributeError, match="no attribute 'Peer'; public are InputSpec, LengthClass, Pair"):
         parity.Peer  # noqa: B018
 
 
@@ -103,8 +106,8 @@ def plan_cases_of(pair: Pair) -> list[Case]:
     return plan_cases(Plan([completed], [CANONICAL], ("f32",), "quick", 0), completed)
 
 
-def test_null_and_every_plain_value_survive_the_command_line() -> None:
-    given = {"a": None, "b": True, "c": 1.5, "d": "x", "e": 3}
+def test_every_plain_value_survives_the_command_line() -> None:
+    given = {"b": True, "c": 1.5, "d": "x", "e": 3}
     case = Case.make("linear", given)
     assert Case.from_json("linear", case.to_json()).options == given
 
@@ -192,9 +195,8 @@ def test_inputs_go_by_name_where_the_module_names_them() -> None:
 def test_inputs_go_by_position_where_it_does_not() -> None:
     pair = linear_pair(reference=lambda n: Named(), port=lambda n: Unnamed(), inputs=INPUTS)
     assert run(pair).verdict == "pass"
-    assert (
-        run(linear_pair(reference=pair.reference, port=pair.port, inputs={"b": (2, 3), "a": (2, 3)})).verdict == "fail"
-    )
+    other_order = dict(reversed(INPUTS.items()))
+    assert run(linear_pair(reference=pair.reference, port=pair.port, inputs=other_order)).verdict == "fail"
 
 
 def test_either_side_can_have_a_call_of_its_own() -> None:
@@ -216,7 +218,7 @@ class Output:
     cache: Any = None
 
 
-Two = namedtuple("Two", "left right")  # noqa: PYI024
+Two = namedtuple("Two", "left right")
 ONE, OTHER = torch.ones(1), torch.zeros(1)
 
 
@@ -287,6 +289,26 @@ def test_a_pattern_decides_on_what_it_matches_and_the_rest_is_drawn() -> None:
     assert found["bias"].all()
 
 
+def test_strata_are_tested_where_they_are_given() -> None:
+    assert run(linear_pair(), "f32").assessments == []
+    wide = LengthClass("wide", 24)  # type: ignore[arg-type]
+    assessments = run(linear_pair(strata=[wide], inputs=lambda n: {"x": (9, n)}), "f32").assessments
+    assert [assessment.stratum.length_class for assessment in assessments] == ["wide"]
+    assert assessments[0].passed
+    assert assessments[0].cases > 0
+
+
+def test_a_port_that_is_less_accurate_than_the_reference_fails_its_strata() -> None:
+    wide = LengthClass("wide", 24)  # type: ignore[arg-type]
+    coarse = linear_pair(
+        strata=[wide],
+        inputs=lambda n: {"x": (9, n)},
+        call={"reference": lambda m, i: m(i["x"]), "port": lambda m, i: m(i["x"]) * (1 + 2.0**-21)},
+    )
+    failing = [assessment for assessment in run(coarse, "f32").assessments if not assessment.passed]
+    assert [assessment.stratum.component for assessment in failing] == ["linear"]
+
+
 # --- trees ----------------------------------------------------------------------------------------------------------
 
 
@@ -330,11 +352,11 @@ def test_a_wrong_intermediate_of_another_tree_is_named_first() -> None:
     assert failure.meaning.kind == "different meaning"
 
 
-def test_a_constant_outside_the_state_dict_is_not_drawn() -> None:
-    drawn = draw_inputs(complete(linear_pair()), Case.make("linear", {"CONFIGURATION": 3}))
-    assert drawn["x"].shape == (2, 3)
-    from parity.backends.reference import fresh_parameters
-
+def test_a_constant_outside_the_state_dict_is_neither_drawn_nor_jittered() -> None:
+    module = Tall(3).double()
+    moved, _ = jittered(module, {}, 0.1, torch.Generator().manual_seed(0))
+    assert torch.equal(moved.get_buffer("table"), module.get_buffer("table"))
+    assert not torch.equal(moved.get_parameter("conv.bias"), module.get_parameter("conv.bias"))
     assert set(fresh_parameters(Tall(3))) == {"conv.weight", "conv.bias"}
 
 

@@ -112,8 +112,7 @@ def test_a_pair_made_inside_a_test_is_run_again_by_the_test(suite: pytest.Pytest
 
 
 def test_the_body_of_a_marked_test_runs_after_the_check(suite: pytest.Pytester) -> None:
-    body = "import pytest\nfrom pairs import *\n@pytest.mark.parity(RIGHT)\ndef test_it():\n    assert False, 'the body ran'\n"
-    suite.makepyfile(test_it=body)
+    suite.makepyfile(test_it=WAYS["mark"].format("RIGHT").replace("pass", "assert False, 'the body ran'"))
     result = suite.runpytest("--parity-rung", "f32")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*the body ran*", "PASS right:*"])
