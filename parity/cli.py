@@ -22,7 +22,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from parity import attribution_command, extremes_command, laws_command, oracle_command, replay_command
+from parity import (
+    attribution_command,
+    extremes_command,
+    laws_command,
+    oracle_command,
+    replay_command,
+    trace_command,
+)
 from parity.errors import CaseError, ConfigError, ParityError
 from parity.plain import json_text
 from parity.spec.precision import RUNGS, RungName
@@ -563,6 +570,7 @@ attribution_command.register(app, _guarded)
 laws_command.register(app, _guarded)
 oracle_command.register(app, _guarded)
 extremes_command.register(app, _guarded)
+trace_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()

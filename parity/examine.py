@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
-from parity.backends.noise import Noise, predict_noise
+from parity.backends.noise import Noise, predict_noise, with_rounding
 from parity.backends.port import arithmetic, build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
@@ -46,7 +45,6 @@ from parity.tolerance import (
     Scale,
     constant,
     propagated,
-    rounding_of,
 )
 from parity.trace import Trace, TracedTensor
 from parity.verdict import Judgement, failed, judge
@@ -293,7 +291,7 @@ def _judgements(
         if name in apart:
             continue
         held = BY_DTYPE[reference[name].dtype]
-        noise = _predicted(Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name], truth.values, held)
+        noise = with_rounding(Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name], truth.values, held)
         allowance = None if fresh else propagated(noise.rms, noise.maximum, rung, held)
         judgements[name] = judge(
             truth, reference[name], port.get(name), rung, allowance, noise.rms, scales.get(name), bench.kappa[name]
@@ -319,7 +317,7 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung, limit: float) -> R
     bits = error_bits(error_ratio(error.l2, measure(reference.values, truth, held).l2, quantisation_error(truth, held)))
     exceeds = False
     if bits > limit:
-        predicted = _predicted(bench.noise(rung, REFINED_DRAWS)[main], truth, held)
+        predicted = with_rounding(bench.noise(rung, REFINED_DRAWS)[main], truth, held)
         exceeds = error.rms > constant("margin_luck") * predicted.rms
     return Ratio(bits, exceeds, case)
 
@@ -382,7 +380,7 @@ def _float32_noise(bench: Bench, name: str, scale: float) -> float:
     if name not in bench.truth or scale == 0:
         return least
     predicted = bench.noise(RUNGS["f32"], REFINED_DRAWS)[name]
-    return max(least, _predicted(predicted, bench.truth[name].values, RUNGS["f32"]).rms / scale)
+    return max(least, with_rounding(predicted, bench.truth[name].values, RUNGS["f32"]).rms / scale)
 
 
 def _roughness(bench: Bench, profile: HyperProfile, name: str) -> float | None:
@@ -403,12 +401,3 @@ def fidelity(bench: Bench, canonical: Bench) -> float:
 def first_bad(judgements: Mapping[str, Judgement]) -> str | None:
     """Return the first tensor, in execution order, that failed."""
     return next((name for name, judgement in judgements.items() if not judgement.passed), None)
-
-
-def _predicted(noise: Noise, truth: npt.NDArray[Any], held: Rung) -> Noise:
-    """Add the tensor's own rounding to the noise that reaches it."""
-    size = np.abs(truth)
-    rms, largest = rounding_of(
-        float(np.sqrt(np.mean(np.square(size)))) if size.size else 0.0, float(size.max(initial=0.0)), held
-    )
-    return Noise(float(np.hypot(noise.rms, rms)), noise.maximum + largest)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,7 +39,7 @@ from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
-from parity.tolerance import GELU_OUTPUT, GROWTH, LAYER_NORM_OUTPUT, growth_of
+from parity.tolerance import GELU_OUTPUT, GROWTH, LAYER_NORM_OUTPUT, growth_of, rounding_of
 from parity.trace import Trace
 
 F64_EPSILON: Final = 2.0**-32
@@ -283,8 +283,21 @@ def predict_noise(
     """
     generator = torch.Generator().manual_seed(seed)
     runs = [_perturbed_trace(pair, module, inputs, rung, generator) for _ in range(draws)]
-    factor = rung.u / F64_EPSILON if rung.name == "f64" else 1.0
-    return {name: _spread([run[name].values for run in runs], truth[name].values, factor) for name in truth}
+    return {name: noise_of([run[name].values for run in runs], truth[name].values, rung) for name in truth}
+
+
+def noise_of(runs: Sequence[Array], truth: Array, rung: Rung) -> Noise:
+    """Return the predicted error of a tensor at `rung` from perturbed runs of it."""
+    return _spread(list(runs), truth, rung.u / F64_EPSILON if rung.name == "f64" else 1.0)
+
+
+def with_rounding(noise: Noise, truth: Array, held: Rung) -> Noise:
+    """Add the rounding of a tensor to the format it is held in to the noise that reaches it."""
+    size = np.abs(truth)
+    rms, largest = rounding_of(
+        float(np.sqrt(np.mean(np.square(size)))) if size.size else 0.0, float(size.max(initial=0.0)), held
+    )
+    return Noise(float(np.hypot(noise.rms, rms)), noise.maximum + largest)
 
 
 @contextmanager

@@ -1,0 +1,8 @@
+"""Blame: which module of a port first goes wrong, by what each makes of the reference's own numbers."""
+
+from parity.blame.backward import trace_backward
+from parity.blame.forward import trace_forward
+from parity.blame.signature import residual_signature
+from parity.blame.table import BlameRow, BlameTable
+
+__all__ = ["BlameRow", "BlameTable", "residual_signature", "trace_backward", "trace_forward"]

@@ -1,0 +1,292 @@
+"""Blame backwards: what each module makes of the reference's inputs and of the reference's cotangents.
+
+The reference runs forward once and back once, with L = sum(y w) of its main output. Then every call stands alone: the
+vector-Jacobian product of the port's module at the reference's inputs and cotangents against the reference's own, for
+inputs and for parameters. *Inherited* is the port's own cotangent at that place against the reference's, which is had by
+adding zeros to every module's output in the port and asking for their gradient.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import torch
+from mlx import nn as mlx_nn
+from mlx.utils import tree_flatten
+from torch import nn
+
+from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
+from parity.backends.convert_torch import torch_from_numpy
+from parity.backends.noise import Noise, noise_of, perturbed
+from parity.blame.forced import in_port, rebuilt, relative, shared_inputs, values_of
+from parity.blame.forward import DRAWS, compare_outputs, partners
+from parity.blame.table import BlameRow, BlameTable, largest
+from parity.pairs import Pair
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.precision import Rung
+from parity.trace.calls import Call, leaves
+from parity.trace.mlx_capture import capture_mlx
+from parity.trace.tensor import call_name
+from parity.trace.torch_capture import capture_torch
+
+INPUT = "input "
+"""Prefix of an input's gradient among those of parameters."""
+
+
+@dataclass
+class _Pass:
+    """One side's calls in the order in which they ended, and the cotangents of their outputs by call and path."""
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    cotangents: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+
+def trace_backward(
+    pair: Pair,
+    reference: nn.Module,
+    port: mlx_nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    seed: int = 0,
+    partner: Mapping[str, str] | None = None,
+    on_row: Callable[[BlameRow], object] = bool,
+) -> BlameTable:
+    """Blame every paired call for its gradients; arguments as those of `trace_forward`."""
+    known = partners(pair, reference, port) if partner is None else dict(partner)
+    with mx.stream(mx.cpu):
+        theirs = _reference_pass(pair, reference, inputs)
+        ours = _port_pass(pair, port, inputs, rung)
+        judge = _Judge(pair, reference, port, rung, seed)
+        rows, unpaired = [], []
+        for name, call in reversed(theirs.calls.items()):
+            module = known.get(call.module)
+            other = None if module is None else ours.calls.get(call_name(module, call.number))
+            if other is None:
+                unpaired.append(name)
+            elif name in theirs.cotangents:
+                rows.append(judge.row(call, other, theirs.cotangents[name], ours.cotangents.get(other.name, {})))
+                on_row(rows[-1])
+    taken = {row.port for row in rows} | {known[c.module] for c in theirs.calls.values() if c.module in known}
+    alone = [name for name, call in ours.calls.items() if call.module not in taken]
+    return BlameTable(rung.name, tuple(rows), tuple(reversed(unpaired)), tuple(alone))
+
+
+# --- both passes ------------------------------------------------------------------------------------------
+
+
+def _weight(size: int, shape: tuple[int, ...]) -> Array:
+    return np.linspace(-1, 1, size).reshape(shape)
+
+
+def _reference_pass(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray]) -> _Pass:
+    found = _Pass()
+
+    def keep(call: Call) -> None:
+        found.calls[call.name] = call
+
+    tensors = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            tensor.requires_grad_()
+    with torch.enable_grad(), capture_torch(module, keep, copies=False):
+        y = list(pair.call(module, tensors).values())[-1]
+    weight = torch.from_numpy(_weight(y.numel(), tuple(y.shape)))
+    places = [
+        (name, path, tensor)
+        for name, call in found.calls.items()
+        for path, tensor in call.outputs.items()
+        if tensor.requires_grad
+    ]
+    grads = torch.autograd.grad((y * weight).sum(), [tensor for _, _, tensor in places], allow_unused=True)
+    for (name, path, _), grad in zip(places, grads, strict=True):
+        if grad is not None:
+            found.cotangents.setdefault(name, {})[path] = values_of(grad)
+    return found
+
+
+def _port_pass(pair: Pair, module: mlx_nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> _Pass:
+    found = _Pass()
+
+    def keep(call: Call) -> None:
+        found.calls[call.name] = call
+
+    arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+    with capture_mlx(module, keep, evaluate=True):
+        pair.call(module, arrays)
+    zeros = {
+        name: {path: mx.zeros_like(a) for path, a in call.outputs.items() if mx.issubdtype(a.dtype, mx.floating)}
+        for name, call in found.calls.items()
+    }
+
+    def loss(added: Mapping[str, Mapping[str, mx.array]]) -> mx.array:
+        with _adding(module, added):
+            y = list(pair.call(module, arrays).values())[-1]
+        weight = mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype)
+        return mx.sum(y * weight)
+
+    grads = mx.grad(loss)({name: paths for name, paths in zeros.items() if paths})
+    mx.eval(grads)
+    found.cotangents = {
+        name: {path: numpy_from_mlx(array)[0] for path, array in paths.items()} for name, paths in grads.items()
+    }
+    return found
+
+
+@contextmanager
+def _adding(model: mlx_nn.Module, added: Mapping[str, Mapping[str, mx.array]]) -> Iterator[None]:
+    """Add arrays to the outputs of a tree's calls, by name and path, while the context lasts.
+
+    The classes' `__call__` is replaced for a while, and told apart by identity: no capture can be in place meanwhile.
+    """
+    names = {}
+    for name, part in model.named_modules():
+        names[id(part)] = name
+    first: dict[int, str] = {}
+    for name, part in reversed(model.named_modules()):
+        first.setdefault(id(part), name)
+    names |= first
+    calls: Counter[str] = Counter()
+    running: set[int] = set()
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: mlx_nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if id(self) not in names or id(self) in running:
+                return original(self, *args, **kwargs)
+            calls[names[id(self)]] += 1
+            name = call_name(names[id(self)], calls[names[id(self)]])
+            running.add(id(self))
+            try:
+                return _plus(original(self, *args, **kwargs), "", added.get(name, {}))
+            finally:
+                running.discard(id(self))
+
+        return call
+
+    owners = {_owner(part) for part in model.modules()} - {None}
+    originals = {owner: vars(owner)["__call__"] for owner in owners}
+    try:
+        for owner, original in originals.items():
+            owner.__call__ = wrap(original)
+        yield
+    finally:
+        for owner, original in originals.items():
+            owner.__call__ = original
+
+
+def _owner(module: mlx_nn.Module) -> Any:
+    return next((cls for cls in type(module).__mro__ if "__call__" in vars(cls)), None)
+
+
+def _plus(tree: Any, path: str, added: Mapping[str, mx.array]) -> Any:
+    if isinstance(tree, mx.array):
+        return tree + added[path] if path in added else tree
+    inner = f"{path}." if path else ""
+    if isinstance(tree, Mapping):
+        return {key: _plus(part, f"{inner}{key}", added) for key, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        parts = [_plus(part, f"{inner}{place}", added) for place, part in enumerate(tree)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
+
+
+# --- one call alone ---------------------------------------------------------------------------------------
+
+
+class _Judge:
+    """Vector-Jacobian products of single modules."""
+
+    def __init__(self, pair: Pair, reference: nn.Module, port: mlx_nn.Module, rung: Rung, seed: int) -> None:
+        self.pair, self.rung = pair, rung
+        self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def row(self, call: Call, other: Call, cotangents: dict[str, Array], actual: dict[str, Array]) -> BlameRow:
+        """Judge one pair of calls."""
+        shared = shared_inputs(call, other)
+        given = {path: values_of(call.inputs[reference]) for path, reference in shared.paths.items()}
+        arrays = {path: in_port(values, other.inputs[path]) for path, values in given.items()}
+        rounded = {shared.paths[path]: _numbers(array) for path, array in arrays.items()}
+        made = self._port_gradients(other, arrays, cotangents, shared.paths)
+        truth = self._reference_gradients(call, rounded, cotangents)
+        runs = []
+        for _ in range(DRAWS):
+            with perturbed(self.reference[call.module], self.rung, self.generator):
+                runs.append(self._reference_gradients(call, rounded, cotangents))
+        allowed: dict[str, Noise] = {
+            name: noise_of([run[name] for run in runs], exact, self.rung) for name, exact in truth.items()
+        }
+        own = compare_outputs(made, truth, allowed, self.rung)
+        inherited = largest(
+            [relative(actual[path] - exact, exact) for path, exact in cotangents.items() if path in actual]
+        )
+        return BlameRow(
+            module=call.name,
+            port=other.name,
+            kind=call.kind,
+            depth=call.depth,
+            inherited=inherited,
+            own=own.error,
+            ratio=own.ratio,
+            gain=None,
+            total=max(inherited, own.error),
+            worst=own.worst,
+            notes=(*shared.notes, *own.notes),
+        )
+
+    def _reference_gradients(
+        self, call: Call, values: Mapping[str, AnyArray], cots: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        module = self.reference[call.module]
+        tensors = {path: torch_from_numpy(array, "float64") for path, array in values.items()}
+        floats = {path: tensor.requires_grad_() for path, tensor in tensors.items() if tensor.is_floating_point()}
+        own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            args, kwargs = rebuilt(call, module.forward, tensors)
+            outputs = leaves(module(*args, **kwargs))
+            loss = sum((outputs[path] * torch.from_numpy(np.ascontiguousarray(c))).sum() for path, c in cots.items())
+            grads = torch.autograd.grad(loss, [*floats.values(), *own.values()], allow_unused=True)
+        names = [*(INPUT + path for path in floats), *own]
+        targets = [*floats.values(), *own.values()]
+        return {
+            name: values_of(torch.zeros_like(target) if grad is None else grad)
+            for name, grad, target in zip(names, grads, targets, strict=True)
+        }
+
+    def _port_gradients(
+        self, call: Call, arrays: Mapping[str, mx.array], cots: Mapping[str, Array], paths: Mapping[str, str]
+    ) -> dict[str, Array]:
+        """Gradients under the reference's names: of inputs, and of parameters as the weights' table gives them."""
+        module = self.port[call.module]
+        start = module.trainable_parameters()
+        floats = {path: array for path, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+
+        def loss(parameters: Any, given: Mapping[str, mx.array]) -> mx.array:
+            module.update(parameters)
+            args, kwargs = rebuilt(call, type(module).__call__.__get__(module), {**arrays, **given})
+            outputs = leaves(module(*args, **kwargs))
+            if len(outputs) == len(cots) == 1:
+                outputs = dict(zip(cots, outputs.values(), strict=True))
+            parts = [
+                mx.sum(outputs[path] * mlx_from_numpy(c, "float64").astype(outputs[path].dtype))
+                for path, c in cots.items()
+            ]
+            return sum(parts[1:], parts[0])
+
+        by_parameter, by_input = mx.grad(loss, argnums=(0, 1))(start, floats)
+        module.update(start)
+        mx.eval(by_parameter, by_input)
+        named = self.pair.to_state(module, dict(tree_flatten(by_parameter)))
+        return {
+            **{INPUT + paths[path]: numpy_from_mlx(array)[0] for path, array in by_input.items()},
+            **{name: numpy_from_mlx(array)[0] for name, array in named.items()},
+        }
+
+
+def _numbers(array: mx.array) -> AnyArray:
+    return numpy_from_mlx(array)[0] if mx.issubdtype(array.dtype, mx.floating) else np.asarray(array)

@@ -1,0 +1,140 @@
+"""The blame table: for every paired call what it was given, what it made of it, and which call is the culprit.
+
+Four errors are told apart. *Inherited* is what a module was given; *own* is what it makes of the reference's inputs, so
+that nothing is handed down; *gain* is how it amplifies what it is given; *total* is what it gave out in its own run. A
+culprit is a module whose own error exceeds its allowance and none of whose parts' does: of a chain of composites that
+all contain the fault, the deepest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Verdict = Literal["ok", "culprit", "wiring", "contains", "unmeasured"]
+
+CALL = "(call)"
+"""Name of the row that stands for what the pair's own call does outside of all modules."""
+
+
+@dataclass(frozen=True)
+class BlameRow:
+    """One paired call.
+
+    Args:
+        module: The reference's module, its number appended from the second call on; empty for the model itself.
+        port: The port's.
+        kind: Class of the reference's module.
+        depth: How many paired calls enclose it.
+        inherited: rel L2 of its inputs, the largest over them; 0 where it has none.
+        own: rel L2 of what it makes of the reference's inputs, the largest over its outputs.
+        ratio: Own error over its allowance, root mean square or largest element, the larger.
+        gain: Relative change of the outputs over relative change of the inputs; None where nothing was inherited.
+        total: rel L2 of what it gave out.
+        worst: Path of the output (or gradient) whose ratio is largest.
+        notes: What could not be compared, and why.
+        signature: What the own error looks like, where it is too large.
+    """
+
+    module: str
+    port: str
+    kind: str
+    depth: int
+    inherited: float
+    own: float
+    ratio: float
+    gain: float | None
+    total: float
+    worst: str = ""
+    notes: tuple[str, ...] = ()
+    signature: str = ""
+
+    @property
+    def name(self) -> str:
+        """The module's name without the number of the call."""
+        return self.module.partition("#")[0]
+
+    @property
+    def exceeds(self) -> bool:
+        """Whether its own error is larger than allowed."""
+        return not self.ratio <= 1
+
+    @property
+    def measured(self) -> bool:
+        """Whether its own error is known at all."""
+        return not math.isnan(self.own)
+
+
+@dataclass(frozen=True)
+class BlameTable:
+    """All paired calls in the order in which they ended, and what stayed without a partner.
+
+    Args:
+        rung: Where the port ran.
+        rows: The calls.
+        unpaired_reference, unpaired_port: Calls that were compared with nothing.
+    """
+
+    rung: str
+    rows: tuple[BlameRow, ...]
+    unpaired_reference: tuple[str, ...] = ()
+    unpaired_port: tuple[str, ...] = ()
+    _names: frozenset[str] = field(init=False, repr=False, default=frozenset())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", frozenset(row.name for row in self.rows))
+
+    @property
+    def culprits(self) -> list[BlameRow]:
+        """Rows whose own error is too large and none of whose parts' is; the first call of each module."""
+        bad = [row for row in self.rows if row.exceeds and row.module != CALL]
+        deepest = [row for row in bad if not any(_within(other.name, row.name) for other in bad)]
+        first = {row.name: row for row in reversed(deepest)}
+        found = [row for row in deepest if first[row.name] is row]
+        return found or [row for row in self.rows if row.exceeds]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every call was compared and is its partner's."""
+        paired = not self.unpaired_reference and not self.unpaired_port
+        return bool(self.rows) and paired and not any(row.exceeds or not row.measured for row in self.rows)
+
+    def verdict(self, row: BlameRow) -> Verdict:
+        """What a row is: a culprit with captured parts is `wiring`, since all of those agree."""
+        if not row.measured:
+            return "unmeasured"
+        if not row.exceeds:
+            return "ok"
+        if not any(row.name == culprit.name for culprit in self.culprits):
+            return "contains"
+        return "wiring" if any(_within(name, row.name) for name in self._names) else "culprit"
+
+    def sentence(self) -> str:
+        """Name the culprits in one line."""
+        if not self.rows:
+            return "nothing compared: no call of the reference found a partner"
+        if not self.culprits:
+            alone = len(self.unpaired_reference) + len(self.unpaired_port)
+            return "no module errs beyond its allowance" + (
+                f"; {alone} calls were compared with nothing" if alone else ""
+            )
+        return "; ".join(self._accusation(row) for row in self.culprits)
+
+    def _accusation(self, row: BlameRow) -> str:
+        where = row.module or "the model itself"
+        what = f"{where} ({row.kind}): own error {row.own:.2g}, {row.ratio:.3g} times what is allowed"
+        if self.verdict(row) == "wiring":
+            what += "; its parts agree: the wiring is wrong"
+        return f"{what}; {row.signature}" if row.signature else what
+
+
+def _within(name: str, above: str) -> bool:
+    """Whether module `name` is a part of module `above`."""
+    return name != above and name != CALL and (above == "" or name.startswith(f"{above}."))
+
+
+def largest(values: Sequence[float]) -> float:
+    """Return the largest value, infinity where one is not a number, 0 where there is none."""
+    return math.inf if any(math.isnan(value) for value in values) else max(values, default=0.0)
