@@ -2,8 +2,8 @@
 
 The reference runs forward once and back once, with L = sum(y w) of its main output. Then every call stands alone: the
 vector-Jacobian product of the port's module at the reference's inputs and cotangents against the reference's own, for
-inputs and for parameters. *Inherited* is the port's own cotangent at that place against the reference's, which is had by
-adding zeros to every module's output in the port and asking for their gradient.
+inputs and for parameters. *Inherited* is the port's own cotangent at that place against the reference's: zeros are added
+to every module's output in the port, and their gradient is asked for.
 """
 
 from __future__ import annotations

@@ -184,6 +184,7 @@ class Comparison:
         self.notes: list[str] = []
 
     def add(self, path: str, error: float, ratio: float) -> None:
+        """Take in one output."""
         self.error = largest([self.error, error])
         if not ratio <= self.ratio or not self.worst:
             self.ratio, self.worst = largest([ratio]), path
