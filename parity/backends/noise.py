@@ -22,7 +22,6 @@ Source: stochastic arithmetic, Vignes, Math. Comput. Simul. 35 (1993) 233; growt
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,7 +240,9 @@ class _Perturb(WideAware):
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
         if not _rounds(value):
             return value
-        size = value.abs().clamp_(min=floor, max=sys.float_info.max).mul_(amplitude)  # an infinity stays what it is
+        magnitude = value.abs()
+        size = magnitude.clamp_(min=floor, max=torch.finfo(magnitude.dtype).max)  # an infinity stays what it is
+        size.mul_(amplitude)
         if value.is_complex():
             return value + size * torch.complex(self._uniform(size), self._uniform(size))
         return value + size.mul_(self._uniform(size))

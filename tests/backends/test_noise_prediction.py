@@ -216,3 +216,8 @@ def test_a_marked_module_stays_in_float32_whichever_of_its_methods_is_called() -
     case = next(case for case in corpus_cases(pair, 0) if "bf16" in case.ladder)
     bench = Bench(pair, case, CANONICAL)
     assert bench.noise(RUNGS["bf16"]) == bench.noise(RUNGS["f32"])
+
+
+def test_float32_constants_inside_a_float64_reference_are_perturbed_too() -> None:
+    noise = predict(Function(lambda x: x * torch.linspace(0.5, 1.5, 4)))
+    assert 0 < noise["y"].rms < 1e-6

@@ -119,7 +119,7 @@ def parity(*arguments: str, folder: Path, **environment: str) -> Finished:
         env=clean_environment(**environment),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
