@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 import torch
 from mlx import nn as mlx_nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 from torch import nn
 
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
@@ -202,9 +202,15 @@ class _Judge:
     """Vector-Jacobian products of single modules."""
 
     def __init__(self, pair: Pair, reference: nn.Module, port: mlx_nn.Module, rung: Rung, seed: int) -> None:
-        self.pair, self.rung = pair, rung
+        self.pair, self.rung, self.root = pair, rung, port
         self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
         self.generator = torch.Generator().manual_seed(seed)
+        # Of every parameter's name in the reference, aliases included, the port's.
+        self.stored = {
+            name: stored
+            for stored, array in tree_flatten(port.trainable_parameters())
+            for name in pair.to_state(port, {stored: array})
+        }
 
     def row(self, call: Call, other: Call, cotangents: dict[str, Array], actual: dict[str, Array]) -> BlameRow:
         """Judge one pair of calls."""
@@ -212,7 +218,7 @@ class _Judge:
         given = {path: values_of(call.inputs[reference]) for path, reference in shared.paths.items()}
         arrays = {path: in_port(values, other.inputs[path]) for path, values in given.items()}
         rounded = {shared.paths[path]: _numbers(array) for path, array in arrays.items()}
-        made = self._port_gradients(other, arrays, cotangents, shared.paths)
+        made = self._port_gradients(call, other, arrays, cotangents, shared.paths)
         truth = self._reference_gradients(call, rounded, cotangents)
         runs = []
         for _ in range(DRAWS):
@@ -237,6 +243,7 @@ class _Judge:
             total=max(inherited, own.error),
             worst=own.worst,
             notes=(*shared.notes, *own.notes),
+            aliases=call.aliases,
         )
 
     def _reference_gradients(
@@ -259,16 +266,28 @@ class _Judge:
         }
 
     def _port_gradients(
-        self, call: Call, arrays: Mapping[str, mx.array], cots: Mapping[str, Array], paths: Mapping[str, str]
+        self,
+        reference: Call,
+        call: Call,
+        arrays: Mapping[str, mx.array],
+        cots: Mapping[str, Array],
+        paths: Mapping[str, str],
     ) -> dict[str, Array]:
-        """Gradients under the reference's names: of inputs, and of parameters as the weights' table gives them."""
-        module = self.port[call.module]
-        start = module.trainable_parameters()
+        """Gradients under the reference's names: of inputs, and of parameters as the weights' table gives them.
+
+        A parameter that modules share is stored in one of them: it is sought in the whole model.
+        """
+        module, function = self.port[call.module], type(self.port[call.module]).__call__
+        start = self.root.trainable_parameters()
+        flat = dict(tree_flatten(start))
+        prefix = f"{reference.module}." if reference.module else ""
+        wanted = {name: prefix + name for name, _ in self.reference[reference.module].named_parameters()}
+        stored = {name: self.stored[full] for name, full in wanted.items() if full in self.stored}
         floats = {path: array for path, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
 
-        def loss(parameters: Any, given: Mapping[str, mx.array]) -> mx.array:
-            module.update(parameters)
-            args, kwargs = rebuilt(call, type(module).__call__.__get__(module), {**arrays, **given})
+        def loss(parameters: Mapping[str, mx.array], given: Mapping[str, mx.array]) -> mx.array:
+            self.root.update(tree_unflatten(list(parameters.items())))
+            args, kwargs = rebuilt(call, function.__get__(module), {**arrays, **given})
             outputs = leaves(module(*args, **kwargs))
             if len(outputs) == len(cots) == 1:
                 outputs = dict(zip(cots, outputs.values(), strict=True))
@@ -278,13 +297,16 @@ class _Judge:
             ]
             return sum(parts[1:], parts[0])
 
-        by_parameter, by_input = mx.grad(loss, argnums=(0, 1))(start, floats)
-        module.update(start)
+        sought = {name: flat[name] for name in stored.values()}
+        by_parameter, by_input = mx.grad(loss, argnums=(0, 1))(sought, floats)
+        self.root.update(start)
         mx.eval(by_parameter, by_input)
-        named = self.pair.to_state(module, dict(tree_flatten(by_parameter)))
         return {
             **{INPUT + paths[path]: numpy_from_mlx(array)[0] for path, array in by_input.items()},
-            **{name: numpy_from_mlx(array)[0] for name, array in named.items()},
+            **{
+                name: numpy_from_mlx(self.pair.to_state(self.root, {place: by_parameter[place]})[wanted[name]])[0]
+                for name, place in stored.items()
+            },
         }
 
 

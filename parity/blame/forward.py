@@ -121,6 +121,7 @@ class _Judge:
             total=total.error,
             worst=own.worst,
             notes=(*shared.notes, *own.notes),
+            aliases=reference.aliases,
         )
         return _with_signature(row, forced, truth, given)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["ok", "culprit", "wiring", "contains", "unmeasured"]
@@ -36,6 +36,7 @@ class BlameRow:
         worst: Path of the output (or gradient) whose ratio is largest.
         notes: What could not be compared, and why.
         signature: What the own error looks like, where it is too large.
+        aliases: Further names of the reference's module: one that several others share is a part of each.
     """
 
     module: str
@@ -50,6 +51,12 @@ class BlameRow:
     worst: str = ""
     notes: tuple[str, ...] = ()
     signature: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the module."""
+        return (self.name, *self.aliases)
 
     @property
     def name(self) -> str:
@@ -81,16 +88,12 @@ class BlameTable:
     rows: tuple[BlameRow, ...]
     unpaired_reference: tuple[str, ...] = ()
     unpaired_port: tuple[str, ...] = ()
-    _names: frozenset[str] = field(init=False, repr=False, default=frozenset())
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_names", frozenset(row.name for row in self.rows))
 
     @property
     def culprits(self) -> list[BlameRow]:
         """Rows whose own error is too large and none of whose parts' is; the first call of each module."""
         bad = [row for row in self.rows if row.exceeds and row.module != CALL]
-        deepest = [row for row in bad if not any(_within(other.name, row.name) for other in bad)]
+        deepest = [row for row in bad if not any(_within(other, row) for other in bad)]
         first = {row.name: row for row in reversed(deepest)}
         found = [row for row in deepest if first[row.name] is row]
         return found or [row for row in self.rows if row.exceeds]
@@ -109,7 +112,7 @@ class BlameTable:
             return "ok"
         if not any(row.name == culprit.name for culprit in self.culprits):
             return "contains"
-        return "wiring" if any(_within(name, row.name) for name in self._names) else "culprit"
+        return "wiring" if any(_within(other, row) for other in self.rows) else "culprit"
 
     def sentence(self) -> str:
         """Name the culprits in one line."""
@@ -130,9 +133,11 @@ class BlameTable:
         return f"{what}; {row.signature}" if row.signature else what
 
 
-def _within(name: str, above: str) -> bool:
-    """Whether module `name` is a part of module `above`."""
-    return name != above and name != CALL and (above == "" or name.startswith(f"{above}."))
+def _within(part: BlameRow, whole: BlameRow) -> bool:
+    """Whether a row's module is a part of another's, under any of its names."""
+    if part.name == whole.name or CALL in (part.name, whole.name):
+        return False
+    return whole.name == "" or any(name.startswith(f"{above}.") for name in part.names for above in whole.names)
 
 
 def largest(values: Sequence[float]) -> float:
