@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from parity import pytest_plugin
+from parity import api, pytest_plugin, report, targets
 from parity.run import BUDGETS
 from parity.spec.precision import RUNGS
 
 pytest_plugins = ("pytester",)
+
+KEPT = (api, report, targets)
+"""Imported before pytester runs anything: it forgets what is imported meanwhile, and a class would exist twice."""
 
 PAIRS = """
 import mlx.nn as mnn
