@@ -2,8 +2,8 @@
 
 The reference runs forward once and back once, with L = sum(y w) of its main output. Then every call stands alone: the
 vector-Jacobian product of the port's module at the reference's inputs and cotangents against the reference's own, for
-inputs and for parameters. *Inherited* is the port's own cotangent at that place against the reference's: zeros are added
-to every module's output in the port, and their gradient is asked for.
+inputs and for parameters. *Inherited* is the port's own cotangent at that place against the reference's: zeros are
+added to every output of a module in the port, and their gradient is asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed
-from parity.blame.forced import in_port, rebuilt, relative, shared_inputs, values_of
+from parity.blame.forced import gradient_values, in_port, rebuilt, relative, shared_inputs, values_of
 from parity.blame.forward import DRAWS, compare_outputs, partners
 from parity.blame.table import BlameRow, BlameTable, largest
 from parity.pairs import Pair
@@ -106,7 +106,7 @@ def _reference_pass(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray
     grads = torch.autograd.grad((y * weight).sum(), [tensor for _, _, tensor in places], allow_unused=True)
     for (name, path, _), grad in zip(places, grads, strict=True):
         if grad is not None:
-            found.cotangents.setdefault(name, {})[path] = values_of(grad)
+            found.cotangents.setdefault(name, {})[path] = gradient_values(grad)
     return found
 
 
@@ -205,11 +205,10 @@ class _Judge:
         self.pair, self.rung, self.root = pair, rung, port
         self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
         self.generator = torch.Generator().manual_seed(seed)
+        trainable: dict[str, mx.array] = dict(tree_flatten(port.trainable_parameters()))
         # Of every parameter's name in the reference, aliases included, the port's.
         self.stored = {
-            name: stored
-            for stored, array in tree_flatten(port.trainable_parameters())
-            for name in pair.to_state(port, {stored: array})
+            name: stored for stored, array in trainable.items() for name in pair.to_state(port, {stored: array})
         }
 
     def row(self, call: Call, other: Call, cotangents: dict[str, Array], actual: dict[str, Array]) -> BlameRow:
@@ -257,12 +256,12 @@ class _Judge:
             args, kwargs = rebuilt(call, module.forward, tensors)
             outputs = leaves(module(*args, **kwargs))
             loss = sum((outputs[path] * torch.from_numpy(np.ascontiguousarray(c))).sum() for path, c in cots.items())
-            grads = torch.autograd.grad(loss, [*floats.values(), *own.values()], allow_unused=True)
+            targets = [*floats.values(), *own.values()]
+            found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(loss, targets, allow_unused=True)
         names = [*(INPUT + path for path in floats), *own]
-        targets = [*floats.values(), *own.values()]
         return {
-            name: values_of(torch.zeros_like(target) if grad is None else grad)
-            for name, grad, target in zip(names, grads, targets, strict=True)
+            name: gradient_values(torch.zeros_like(target) if grad is None else grad)
+            for name, grad, target in zip(names, found, targets, strict=True)
         }
 
     def _port_gradients(

@@ -54,6 +54,11 @@ def values_of(tensor: Any) -> AnyArray:
     return np.asarray(tensor.detach().cpu().numpy())
 
 
+def gradient_values(tensor: Any) -> Array:
+    """Return a gradient's numbers as float64."""
+    return numpy_from_torch(tensor)[0]
+
+
 def in_port(values: AnyArray, like: Any) -> Any:
     """Return numbers as an MLX array of the dtype of `like`."""
     if np.issubdtype(values.dtype, np.bool_):

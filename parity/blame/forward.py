@@ -150,7 +150,10 @@ class _Judge:
             with perturbed(self.reference[call.module], self.rung, self.generator):
                 result = self._run(call, values)
             runs.append({path: values_of(tensor) for path, tensor in leaves(result).items()})
-        return {path: noise_of([run[path] for run in runs], exact, self.rung) for path, exact in truth.items()}
+        return {
+            path: noise_of([_float64(run[path]) for run in runs], _float64(exact), self.rung)
+            for path, exact in truth.items()
+        }
 
     def outside(self, reference: Mapping[str, Any], port: Mapping[str, Any]) -> BlameRow | None:
         """A row for the call of the pair itself, where its outputs differ though no module errs."""
@@ -165,7 +168,7 @@ class _Judge:
         row = BlameRow(
             CALL, CALL, "what is called outside of modules", 0, 0.0, found.error, float("inf"), None, found.error
         )
-        return replace(row, worst=found.worst, notes=found.notes)
+        return replace(row, worst=found.worst, notes=tuple(found.notes))
 
     @property
     def _loudest(self) -> float:
@@ -243,6 +246,10 @@ def _gain(actual: Outputs, forced: Outputs, inherited: float) -> float | None:
     return largest(changes) / inherited if changes else None
 
 
+def _float64(values: AnyArray) -> Array:
+    return np.asarray(values, dtype=np.float64)
+
+
 def _relative(made: AnyArray, exact: AnyArray) -> float:
     return _measured(made, exact, None, RUNGS["f64"])[0]
 
@@ -260,5 +267,5 @@ def _with_signature(row: BlameRow, made: Outputs, truth: Outputs, given: Mapping
     exact = truth[row.worst]
     if values is None or not np.issubdtype(exact.dtype, np.floating):
         return row
-    inputs: dict[str, Array] = {path: v for path, v in given.items() if np.issubdtype(v.dtype, np.floating)}
+    inputs: dict[str, Array] = {path: _float64(v) for path, v in given.items() if np.issubdtype(v.dtype, np.floating)}
     return replace(row, signature=residual_signature(np.asarray(values), np.asarray(exact), inputs))
