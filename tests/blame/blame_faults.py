@@ -66,7 +66,7 @@ def spoil(port: nn.Module, fault: Fault) -> None:
 
 
 def _tanh(module: Any, _call: Call) -> Call:
-    return lambda x: module.ops.gelu_tanh(x)
+    return module.ops.gelu_tanh
 
 
 def _epsilon(module: Any, _call: Call) -> Call:
@@ -163,12 +163,12 @@ def _with_vjp(call: Call, vjp: Callable[..., Any]) -> Call:
     """The same values with another vector-Jacobian product: `vjp(right cotangents, arguments)` gives the wrong ones."""
 
     def function(*args: mx.array) -> mx.array:
-        wrapped = mx.custom_function(lambda *inner: call(*inner))
+        wrapped = mx.custom_function(call)
 
         @wrapped.vjp
         def backward(primals: Any, cotangent: mx.array, _output: mx.array) -> Any:
             given = primals if isinstance(primals, tuple | list) else (primals,)
-            _, right = mx.vjp(lambda *inner: call(*inner), list(given), [cotangent])
+            _, right = mx.vjp(call, list(given), [cotangent])
             wrong = vjp(right, given)
             return wrong if isinstance(primals, tuple | list) else wrong[0]
 

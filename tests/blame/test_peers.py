@@ -128,7 +128,7 @@ def traced(**choice: Any) -> BlameTable:
     pair = complete(
         Pair(
             "parent",
-            reference=lambda n: Parent(n),
+            reference=Parent,
             port=lambda n: ParentPort(n, **choice),
             configurations=[6],
             inputs=lambda n: {"x": (3, n)},
@@ -218,8 +218,8 @@ def test_a_right_port_passes_at_every_rung(rung: Any) -> None:
     pair = complete(
         Pair(
             "parent",
-            reference=lambda n: Parent(n),
-            port=lambda n: ParentPort(n),
+            reference=Parent,
+            port=ParentPort,
             configurations=[6],
             inputs=lambda n: {"x": (3, n)},
         )
