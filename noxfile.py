@@ -8,7 +8,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "examples", "conftest.py", "noxfile.py"]
+SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "examples", "benchmarks", "conftest.py", "noxfile.py"]
 FALSE_ALARMS = ["--runs", "1000", "--jobs", "2", "--log", "reports/false_alarms.jsonl"]
 
 
@@ -47,6 +47,13 @@ def false_alarms(session: nox.Session) -> None:
     """
     install(session)
     session.run("parity", "calibrate", *(session.posargs or FALSE_ALARMS))
+
+
+@nox.session
+def capture(session: nox.Session) -> None:
+    """Measure what capture adds to two bare passes, in time and memory. Arguments go to the benchmark."""
+    install(session)
+    session.run("python", "benchmarks/capture.py", *session.posargs)
 
 
 @nox.session

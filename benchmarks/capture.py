@@ -12,6 +12,8 @@ formed pair by pair.
 * processor: processor seconds of the two passes alone, which other work on the machine disturbs less.
 * process: seconds of the whole process.
 * memory: peak resident size during the passes less that before them, with weights there: what a pass adds.
+
+Exit status 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ def main() -> None:
         return
     few, many = arguments.layers
     print(f"width {arguments.width}, length {arguments.length}, f32, torch threads 1, {os.cpu_count()} processors")  # noqa: T201
-    _report_time(arguments, few)
-    _report_memory(arguments, few, many)
+    within = [_report_time(arguments, few), _report_memory(arguments, few, many)]
+    sys.exit(0 if all(within) else 1)
 
 
 def _arguments() -> argparse.Namespace:
@@ -69,7 +71,8 @@ def _start(arguments: argparse.Namespace, kind: str, layers: int) -> dict[str, f
     return {**json.loads(done.stdout), "process": time.monotonic() - start}
 
 
-def _report_time(arguments: argparse.Namespace, layers: int) -> None:
+def _report_time(arguments: argparse.Namespace, layers: int) -> bool:
+    """Print the ratios of time, and return whether that of the passes is within its bound."""
     pairs = [(_start(arguments, "captured", layers), _start(arguments, "bare", layers)) for _ in range(arguments.runs)]
     for figure in ("pass", "process", "processor"):
         ratios = [captured[figure] / bare[figure] for captured, bare in pairs]
@@ -79,12 +82,15 @@ def _report_time(arguments: argparse.Namespace, layers: int) -> None:
             f"{statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f} over {len(ratios)} pairs of "
             f"runs (pass: at most {TIME_BOUND})"
         )
+    return statistics.median(captured["pass"] / bare["pass"] for captured, bare in pairs) <= TIME_BOUND
 
 
-def _report_memory(arguments: argparse.Namespace, few: int, many: int) -> None:
+def _report_memory(arguments: argparse.Namespace, few: int, many: int) -> bool:
+    """Print what passes of few and of many layers add, and return whether capture's growth is within its bound."""
+    grown: dict[str, float] = {}
     for kind in KINDS:
         at_few, at_many = _start(arguments, kind, few), _start(arguments, kind, many)
-        growth = at_many["memory"] / at_few["memory"] - 1
+        growth = grown[kind] = at_many["memory"] / at_few["memory"] - 1
         bound = f" (at most {MEMORY_BOUND:.0%})" if kind == "captured" else ""
         print(  # noqa: T201
             f"memory of {kind}: {few} layers {at_few['memory']:.1f} MiB, {many} layers {at_many['memory']:.1f} MiB, "
@@ -92,6 +98,7 @@ def _report_memory(arguments: argparse.Namespace, few: int, many: int) -> None:
             f"process less weights {at_few['peak'] - at_few['weights']:.0f} and "
             f"{at_many['peak'] - at_many['weights']:.0f} MiB"
         )
+    return grown["captured"] <= MEMORY_BOUND
 
 
 # --- the child --------------------------------------------------------------------------------------------
@@ -195,7 +202,7 @@ def _together(reference: Any, port: Any, inputs: Any, then: Callable[[Any, Any],
         torch_side(reference, lambda: reference(x)),
         mlx_side(port, lambda: port(y)),
         judge,
-        {name: port_name(name) for name, _ in reference.named_modules()},
+        [(name, port_name(name)) for name, _ in reference.named_modules()],
     )
     if left.reference or left.port or not measured:
         raise RuntimeError(f"the benchmark must pair every call; {measured} elements measured, left: {left}")

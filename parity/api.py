@@ -325,8 +325,8 @@ class _Parts:
     def transfer(self, module: Any, state: Mapping[str, Any]) -> Any:
         return self.table.load(module, state)
 
-    def to_state(self, module: Any, arrays: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
-        state: Mapping[str, Any] = self.table.to_state(arrays)
+    def to_state(self, module: Any, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        state: Mapping[str, Any] = self.table.to_state(module, arrays)
         return state
 
     def tap_name(self, name: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from parity.errors import ConfigError
+from parity.errors import ConfigError, TargetError
 from parity.plain import json_text
 from parity.spec.precision import RUNGS, Rung
-from parity.spec.profile import load_profile, require_built
+from parity.spec.profile import HyperProfile, load_profile, require_built
 
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
@@ -23,7 +24,13 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
     @app.command()
     def trace(
-        target: Annotated[str, typer.Argument(metavar="TARGET", help="One component, for example `encoder`.")],
+        target: Annotated[
+            str,
+            typer.Argument(
+                metavar="TARGET",
+                help="One component, for example `encoder`, or a pair of your own as FILE.py::NAME or MODULE:ATTR.",
+            ),
+        ],
         profile: Annotated[
             str | None,
             typer.Option(
@@ -33,8 +40,14 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         rung: Annotated[str, typer.Option(help="Where the port runs: f64, f32, bf16 or f16.")] = "f64",
         backward: Annotated[bool, typer.Option("--backward", help="Blame gradients, module by module.")] = False,
         depth: Annotated[int | None, typer.Option(min=0, help="Print no module below this depth.")] = None,
-        case: Annotated[str | None, typer.Option(metavar="JSON", help="The case, as a failure prints it.")] = None,
+        case: Annotated[
+            str | None,
+            typer.Option(
+                metavar="JSON", help="The case, as a failure prints it. Default: the largest structure, normal inputs."
+            ),
+        ] = None,
         seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything drawn.")] = 0,
+        links: Annotated[bool, typer.Option("--links", help="Print why modules are partners as well.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print every row as JSON.")] = False,
     ) -> None:
         """Say which module first goes wrong.
@@ -42,9 +55,15 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         Each module of the port runs on the reference's own inputs. Printed are the error it makes there (own), that
         of what it was given in its own run (inherited), how it amplifies that (gain), and what it gave out (total).
 
+        Examples:
+
+        * `parity trace encoder` the component's modules at float64: does each mean the same?
+        * `parity trace masked_lm --backward --depth 3` the same of gradients, three levels of the tree
+        * `parity trace my_pairs.py::gated_mlp --links` a model of your own, and how its modules were paired
+
         Exit status 0 if every module keeps within its allowance, 1 if one does not or was compared with nothing.
         """
-        choice = _Choice(target, profile, rung, backward, depth, case, seed, as_json)
+        choice = _Choice(target, profile, rung, backward, depth, case, seed, links, as_json)
         raise typer.Exit(guarded(lambda: _trace(choice), "no module was blamed"))
 
 
@@ -57,6 +76,7 @@ class _Choice:
     depth: int | None
     case: str | None
     seed: int
+    links: bool
     as_json: bool
 
 
@@ -65,63 +85,173 @@ def _trace(choice: _Choice) -> int:
     require_built(profile)
     import torch
 
-    from parity.blame import trace_backward, trace_forward
-    from parity.cases import Case, corpus_cases
     from parity.environment import warm_up
     from parity.examine import Bench
-    from parity.run import require_buildable
-    from parity.suites import select
 
     torch.set_num_threads(1)
     warm_up()
-    (pair,) = select([choice.target])
+    pair = _pair(choice.target)
     if rung.name not in pair.only_rungs:
         raise ConfigError(f"{pair.name} has no rung {rung.name}: {pair.only_rungs_reason}")
-    if choice.case is None:
-        case = next(c for c in reversed(corpus_cases(pair, choice.seed)) if rung.name in c.ladder)
-    else:
-        case = Case.from_json(pair.name, choice.case)
-        require_buildable(pair, case)
+    case = _case(pair, choice)
     bench = Bench(pair, case, profile, intermediates=False)
-    trace = trace_backward if choice.backward else trace_forward
-    table = trace(pair, bench.module, bench.modules.port(profile, rung), bench.inputs, rung, choice.seed)
+    links, table, leaks = _blamed(bench, profile, rung, choice)
     if choice.as_json:
-        rows = [{**dataclasses.asdict(row), "verdict": table.verdict(row)} for row in table.rows]
-        data = {
-            "component": pair.name,
-            "case": case.to_json(),
-            "rung": rung.name,
-            "passed": table.passed,
-            "sentence": table.sentence(),
-            "rows": rows,
-            "unpaired_reference": table.unpaired_reference,
-            "unpaired_port": table.unpaired_port,
-        }
-        sys.stdout.write(json_text(data))
+        sys.stdout.write(json_text(_plain(pair, case, rung, links, table, leaks)))
     else:
-        _print(table, f"{pair.name} under {profile.name} at {rung.name}: {case.to_json()}", choice.depth)
+        out = _console()
+        out.print(f"{pair.name} under {profile.name} at {rung.name}: {case.to_json()}", markup=False)
+        _print_tree(out, table, choice.depth)
+        _print_links(out, links, choice.links)
+        _print_alone(out, table)
+        if leaks:
+            out.print(f"precision leaks: {', '.join(leaks)}", markup=False)
+        out.print(f"{'PASS' if table.passed else 'FAIL'}: {table.sentence()}", markup=False)
     return 0 if table.passed else 1
 
 
-def _print(table: Any, head: str, depth: int | None) -> None:
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(head, markup=False)
-    rows = {row.module: row for row in table.rows}
-    tree = Tree(_line("", rows.get(""), table))
+def _pair(target: str) -> Any:
+    from parity.suites import select
+
+    pairs = select([target])
+    if len(pairs) > 1:
+        raise TargetError(
+            f"target {target!r} has {len(pairs)} pairs, one is traced: name it, {target}::{pairs[0].name} for example"
+        )
+    return pairs[0]
+
+
+def _case(pair: Any, choice: _Choice) -> Any:
+    """The case that the user names, else one with the most input elements: a small one hides what goes wrong."""
+    from parity.cases import FULL_LADDER, Case, draw_cases
+    from parity.run import require_buildable
+
+    if choice.case is not None:
+        case = Case.from_json(pair.name, choice.case)
+        require_buildable(pair, case)
+        return case
+    structures = [*pair.corpus, *(drawn.options for drawn in draw_cases(pair, DRAWN, choice.seed))]
+    largest = max(structures, key=lambda structure: _elements(pair.inputs(structure)))
+    return Case.make(pair.name, largest, seed=choice.seed, ladder=FULL_LADDER)
+
+
+DRAWN: Final = 8
+"""Structures that are drawn beside the corpus, of which the largest is traced."""
+
+
+def _elements(inputs: Any) -> int:
+    import math
+
+    return sum(math.prod(spec.shape) for spec in inputs.values())
+
+
+def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return links, table and the names of the operations that leaked precision."""
+    from parity.attribution import LocalAttribution
+    from parity.backends.port import arithmetic
+    from parity.blame import links_by_name, links_by_pairing, trace_backward, trace_forward
+    from parity.suites import PAIRS
+    from parity.suites.m2_bert_alternatives import ALTERNATIVES
+
+    pair, reference, port = bench.pair, bench.module, bench.modules.port(profile, rung)
+    with arithmetic(pair, rung) as leaks, _counted() as on_row:
+        if pair.same_tree:
+            links = links_by_name(pair, reference, port)
+        else:
+            links = links_by_pairing(pair, reference, port, bench.inputs, rung, choice.seed)
+        given = (pair, reference, port, bench.inputs, rung, links, choice.seed)
+        if choice.backward:
+            table = trace_backward(*given, on_row=on_row)
+        else:
+            explain = LocalAttribution(bench, ALTERNATIVES) if pair in PAIRS and rung.name == "f64" else None
+            table = trace_forward(*given, explain=explain, on_row=on_row)
+        return links, table, tuple(dict.fromkeys(leak.operation for leak in leaks))
+
+
+@contextmanager
+def _counted() -> Iterator[Callable[[object], None]]:
+    """Show on a terminal how many modules have been judged so far; elsewhere nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _row: None
+        return
+    judged = 0
+    with console.status("judging") as status:
+
+        def count(row: Any) -> None:
+            nonlocal judged
+            judged += 1
+            status.update(f"{judged} calls judged, last {row.module or 'the model itself'}")
+
+        yield count
+
+
+def _plain(pair: Any, case: Any, rung: Rung, links: Any, table: Any, leaks: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "component": pair.name,
+        "case": case.to_json(),
+        "rung": rung.name,
+        "passed": table.passed,
+        "sentence": table.sentence(),
+        "rows": [{**dataclasses.asdict(row), "verdict": table.verdict(row)} for row in table.rows],
+        "unpaired_reference": table.unpaired_reference,
+        "unpaired_port": table.unpaired_port,
+        "links": [
+            {"reference": it.reference, "port": it.port, "confidence": it.confidence, "reason": it.reason}
+            for it in links.links
+        ],
+        "aside": {
+            "reference": {it.name: it.reason for it in links.aside_reference},
+            "port": {it.name: it.reason for it in links.aside_port},
+        },
+        "leaks": leaks,
+    }
+
+
+# --- the tree ---------------------------------------------------------------------------------------------
+
+_WIDE: Final = 1000
+"""Columns of what is not a terminal: a line is never cut."""
+
+
+def _console() -> Console:
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def _print_tree(out: Console, table: Any, depth: int | None) -> None:
+    rows: dict[str, list[Any]] = {}
+    for row in table.rows:
+        rows.setdefault(row.module, []).append(row)
+    tree = Tree(_line("", rows.get("", []), table))
     nodes = {"": tree}
-    for name in sorted((name for name in rows if name), key=lambda n: _place(n, rows)):
+    order = {name: place for place, name in enumerate(rows)}
+    for name in sorted((name for name in rows if name), key=lambda n: (n.count("."), order[n])):
         parent = next((p for p in _above(name) if p in nodes), "")
         if depth is None or name.count(".") < depth:
             nodes[name] = nodes[parent].add(_line(name, rows[name], table))
     out.print(tree)
+
+
+def _print_links(out: Console, links: Any, everything: bool) -> None:
+    if everything:
+        for it in links.links:
+            names = f"{it.reference or 'the model'} = {it.port or 'the model'}"
+            out.print(f"{names}: {it.reason} (confidence {it.confidence:.2f})", markup=False)
+    for side, unpaired, aside in (
+        ("reference", links.unpaired_reference, links.aside_reference),
+        ("port", links.unpaired_port, links.aside_port),
+    ):
+        for it in unpaired:
+            out.print(f"without a partner in the {side}: {it.name or 'the model'} ({it.reason})", markup=False)
+        for it in aside if everything else ():
+            out.print(f"needs no partner in the {side}: {it.name or 'the model'} ({it.reason})", markup=False)
+
+
+def _print_alone(out: Console, table: Any) -> None:
     for side, names in (("reference", table.unpaired_reference), ("port", table.unpaired_port)):
         if names:
             out.print(f"compared with nothing, {side}: {', '.join(names)}", markup=False)
-    out.print(f"{'PASS' if table.passed else 'FAIL'}: {table.sentence()}", markup=False)
-
-
-def _place(name: str, rows: Any) -> tuple[int, int]:
-    return name.count("."), list(rows).index(name)
 
 
 def _above(name: str) -> list[str]:
@@ -129,21 +259,25 @@ def _above(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
-def _line(name: str, row: Any, table: Any) -> Text:
+def _line(name: str, rows: list[Any], table: Any) -> Text:
     label = name.rpartition(".")[2] or "model"
-    if row is None:
+    if not rows:
         return Text(label)
-    gain = "-" if row.gain is None else f"{row.gain:.2g}"
-    line = Text(
-        f"{label} ({row.kind})  own {row.own:.2g} ({row.ratio:.2g} of allowed)  inherited {row.inherited:.2g}  "
-        f"gain {gain}  total {row.total:.2g}"
-    )
-    verdict = table.verdict(row)
-    if verdict in ("culprit", "wiring"):
-        line.append(f"  <-- {verdict}", style="bold red")
-    for note in row.notes:
-        line.append(f"  [{note}]", style="dim")
-    return line
+    text = Text()
+    for place, row in enumerate(rows):  # several where the module stands for several of the port's
+        gain = "-" if row.gain is None else f"{row.gain:.2g}"
+        text.append("\n" if place else "")
+        text.append(f"{label} = {row.port}" if row.port.rpartition(".")[2] != row.module.rpartition(".")[2] else label)
+        text.append(
+            f" ({row.kind})  own {row.own:.2g} ({row.ratio:.2g} of allowed)  "
+            f"inherited {row.inherited:.2g}  gain {gain}  total {row.total:.2g}"
+        )
+        verdict = table.verdict(row)
+        if verdict in ("culprit", "wiring"):
+            text.append(f"  <-- {verdict}", style="bold red")
+        for note in row.notes:
+            text.append(f"  [{note}]", style="dim")
+    return text
 
 
 def _rung(name: str) -> Rung:

@@ -68,6 +68,7 @@ class Table:
     port_only: tuple[str, ...] = ()
     own: Any = None
     _seen: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
+    _taken: dict[str, mx.array] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, port: nn.Module, name: str, dimensions: int) -> Place:
         """Say where the reference's tensor `name` goes in `port`."""
@@ -104,14 +105,19 @@ class Table:
         targets = _stored(port)
         if self.own is not None:
             _require(list(_unfit(targets, found, self.port_only)))
+            self._taken.clear()
+            self._taken.update(state)
         port.load_weights(list(found.items()), strict=False)
         return port
 
-    def to_state(self, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        """Return `arrays`, under the port's names, under those of the reference and in its layout.
+    def to_state(self, port: nn.Module, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        """Return gradients of `port`'s arrays as gradients of the reference's tensors, in their names and layout.
 
-        What went across by name goes back the same way; anything else keeps its name and axes.
+        What went across by name goes back the same way. What the port's own way made of the state dict goes back by
+        the vector-Jacobian product of that way; a way that fills the port itself has none, and names stay.
         """
+        if self.own is not None and self._taken:
+            return self._pulled_back(port, arrays)
         state = {}
         for name, array in arrays.items():
             place = self._seen.get(name)
@@ -119,6 +125,25 @@ class Table:
                 array if place is None else array.transpose([place.axes.index(axis) for axis in range(array.ndim)])
             )
         return state
+
+    def _pulled_back(self, port: nn.Module, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        state = {name: array for name, array in self._taken.items() if mx.issubdtype(array.dtype, mx.floating)}
+        fixed = {name: array for name, array in self._taken.items() if name not in state}
+
+        def across(*values: mx.array) -> list[mx.array]:
+            found = self.own(port, {**fixed, **dict(zip(state, values, strict=True))})
+            return [found[name] for name in arrays]
+
+        made = across(*state.values())
+        cotangents = [array.astype(like.dtype) for array, like in zip(arrays.values(), made, strict=True)]
+        _, pulled = mx.vjp(across, list(state.values()), cotangents)
+        # What an array depends on shows in the product with ones, as a gradient that happens to be zero does not.
+        _, reached = mx.vjp(across, list(state.values()), [mx.ones_like(like) for like in made])
+        return {
+            name: array
+            for name, array, ones in zip(state, pulled, reached, strict=True)
+            if ones.size and mx.any(ones != 0).item()
+        }
 
     def module_name(self, name: str) -> str:
         """Return the reference's name of the port's module `name`, as the tensors that went across tell it."""

@@ -7,6 +7,7 @@ alternative, whether the difference stands above the rounding or below it.
 
 from parity.attribution.alternative import Alternative, Probe, replaced
 from parity.attribution.attribute import Attribution, Finding, Investigation, ProfileDistance, attribute
+from parity.attribution.local import LocalAttribution
 from parity.attribution.text import explain_failure, profile_sentence, sentence, table_lines
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Attribution",
     "Finding",
     "Investigation",
+    "LocalAttribution",
     "Probe",
     "ProfileDistance",
     "attribute",

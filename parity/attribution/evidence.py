@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,8 +157,9 @@ def _perturbed(bench: Bench, rung: Rung, generator: torch.Generator) -> Trace:
         return run_reference(bench.pair, bench.module, bench.inputs, RUNGS["f64"])
 
 
-def alternative_trace(bench: Bench, alternative: Alternative) -> Trace:
-    """Run the float64 reference under an alternative, on the bench's numbers; the bench's module is left as it is."""
+@contextmanager
+def alternative_module(bench: Bench, alternative: Alternative) -> Iterator[torch.nn.Module]:
+    """Yield the float64 reference as it computes under an alternative; the bench's module is left as it is."""
     module = bench.module
     if alternative.profile:
         module = _under(bench, bench.profile.replace(**alternative.profile))
@@ -166,6 +168,12 @@ def alternative_trace(bench: Bench, alternative: Alternative) -> Trace:
         with torch.no_grad():
             alternative.edit(module, bench.case.options)
     with alternative.context():
+        yield module
+
+
+def alternative_trace(bench: Bench, alternative: Alternative) -> Trace:
+    """Run the float64 reference under an alternative, on the bench's numbers; the bench's module is left as it is."""
+    with alternative_module(bench, alternative) as module:
         return run_reference(bench.pair, module, bench.inputs, RUNGS["f64"])
 
 

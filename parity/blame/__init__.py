@@ -2,7 +2,18 @@
 
 from parity.blame.backward import trace_backward
 from parity.blame.forward import trace_forward
+from parity.blame.links import Link, Links, links_by_name, links_by_pairing
 from parity.blame.signature import residual_signature
 from parity.blame.table import BlameRow, BlameTable
 
-__all__ = ["BlameRow", "BlameTable", "residual_signature", "trace_backward", "trace_forward"]
+__all__ = [
+    "BlameRow",
+    "BlameTable",
+    "Link",
+    "Links",
+    "links_by_name",
+    "links_by_pairing",
+    "residual_signature",
+    "trace_backward",
+    "trace_forward",
+]

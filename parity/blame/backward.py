@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -24,10 +24,10 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed
-from parity.blame.forced import gradient_values, in_port, rebuilt, relative, shared_inputs, values_of
-from parity.blame.forward import DRAWS, compare_outputs, partners
+from parity.blame.forced import gradient_values, in_port, rebuilt, relative, values_of
+from parity.blame.forward import DRAWS, Model, compare_outputs, unpaired
+from parity.blame.links import Joint, Link, Links, join
 from parity.blame.table import BlameRow, BlameTable, largest
-from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
 from parity.trace.calls import Call, leaves
@@ -47,34 +47,50 @@ class _Pass:
     cotangents: dict[str, dict[str, Array]] = field(default_factory=dict)
 
 
+class Weighted(Model, Protocol):
+    """A model whose port's parameters have the reference's names as well; a pair is one."""
+
+    @property
+    def to_state(self) -> Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]:
+        """Turns arrays under the port's names into a state dict of the reference."""
+
+
 def trace_backward(
-    pair: Pair,
+    model: Weighted,
     reference: nn.Module,
     port: mlx_nn.Module,
     inputs: Mapping[str, AnyArray],
     rung: Rung,
+    links: Links,
     seed: int = 0,
-    partner: Mapping[str, str] | None = None,
     on_row: Callable[[BlameRow], object] = bool,
 ) -> BlameTable:
     """Blame every paired call for its gradients; arguments as those of `trace_forward`."""
-    known = partners(pair, reference, port) if partner is None else dict(partner)
     with mx.stream(mx.cpu):
-        theirs = _reference_pass(pair, reference, inputs)
-        ours = _port_pass(pair, port, inputs, rung)
-        judge = _Judge(pair, reference, port, rung, seed)
-        rows, unpaired = [], []
+        theirs = _reference_pass(model, reference, inputs)
+        ours = _port_pass(model, port, inputs, rung)
+        judge = _Judge(model, reference, port, rung, seed)
+        rows: list[BlameRow] = []
+        met: set[str] = set()
         for name, call in reversed(theirs.calls.items()):
-            module = known.get(call.module)
-            other = None if module is None else ours.calls.get(call_name(module, call.number))
-            if other is None:
-                unpaired.append(name)
-            elif name in theirs.cotangents:
-                rows.append(judge.row(call, other, theirs.cotangents[name], ours.cotangents.get(other.name, {})))
-                on_row(rows[-1])
-    taken = {row.port for row in rows} | {known[c.module] for c in theirs.calls.values() if c.module in known}
-    alone = [name for name, call in ours.calls.items() if call.module not in taken]
-    return BlameTable(rung.name, tuple(rows), tuple(reversed(unpaired)), tuple(alone))
+            for link in (link for link in links.links if link.reference == call.module):
+                other = ours.calls.get(call_name(link.port, call.number))
+                if other is None:
+                    continue
+                met |= {f"reference {name}", f"port {other.name}"}
+                if name in theirs.cotangents:
+                    found = ours.cotangents.get(other.name, {})
+                    rows.append(judge.row(link, call, other, theirs.cotangents[name], found))
+                    on_row(rows[-1])
+    return BlameTable(
+        rung.name,
+        tuple(rows),
+        *unpaired(
+            links,
+            [name for name in theirs.calls if f"reference {name}" not in met],
+            [name for name in ours.calls if f"port {name}" not in met],
+        ),
+    )
 
 
 # --- both passes ------------------------------------------------------------------------------------------
@@ -84,7 +100,7 @@ def _weight(size: int, shape: tuple[int, ...]) -> Array:
     return np.linspace(-1, 1, size).reshape(shape)
 
 
-def _reference_pass(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray]) -> _Pass:
+def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArray]) -> _Pass:
     found = _Pass()
 
     def keep(call: Call) -> None:
@@ -95,7 +111,7 @@ def _reference_pass(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray
         if tensor.is_floating_point():
             tensor.requires_grad_()
     with torch.enable_grad(), capture_torch(module, keep, copies=False):
-        y = list(pair.call(module, tensors).values())[-1]
+        y = list(model.call(module, tensors).values())[-1]
     weight = torch.from_numpy(_weight(y.numel(), tuple(y.shape)))
     places = [
         (name, path, tensor)
@@ -110,7 +126,7 @@ def _reference_pass(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray
     return found
 
 
-def _port_pass(pair: Pair, module: mlx_nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> _Pass:
+def _port_pass(model: Model, module: mlx_nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> _Pass:
     found = _Pass()
 
     def keep(call: Call) -> None:
@@ -118,7 +134,7 @@ def _port_pass(pair: Pair, module: mlx_nn.Module, inputs: Mapping[str, AnyArray]
 
     arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     with capture_mlx(module, keep, evaluate=True):
-        pair.call(module, arrays)
+        model.call(module, arrays)
     zeros = {
         name: {path: mx.zeros_like(a) for path, a in call.outputs.items() if mx.issubdtype(a.dtype, mx.floating)}
         for name, call in found.calls.items()
@@ -126,7 +142,7 @@ def _port_pass(pair: Pair, module: mlx_nn.Module, inputs: Mapping[str, AnyArray]
 
     def loss(added: Mapping[str, Mapping[str, mx.array]]) -> mx.array:
         with _adding(module, added):
-            y = list(pair.call(module, arrays).values())[-1]
+            y = list(model.call(module, arrays).values())[-1]
         weight = mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype)
         return mx.sum(y * weight)
 
@@ -201,35 +217,40 @@ def _plus(tree: Any, path: str, added: Mapping[str, mx.array]) -> Any:
 class _Judge:
     """Vector-Jacobian products of single modules."""
 
-    def __init__(self, pair: Pair, reference: nn.Module, port: mlx_nn.Module, rung: Rung, seed: int) -> None:
-        self.pair, self.rung, self.root = pair, rung, port
+    def __init__(self, model: Weighted, reference: nn.Module, port: mlx_nn.Module, rung: Rung, seed: int) -> None:
+        self.model, self.rung, self.root = model, rung, port
         self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
         self.generator = torch.Generator().manual_seed(seed)
         trainable: dict[str, mx.array] = dict(tree_flatten(port.trainable_parameters()))
-        # Of every parameter's name in the reference, aliases included, the port's.
-        self.stored = {
-            name: stored for stored, array in trainable.items() for name in pair.to_state(port, {stored: array})
-        }
+        # Of every parameter's name in the reference, aliases included, the port's; of a fused one, all.
+        self.stored: dict[str, list[str]] = {}
+        for stored, array in trainable.items():
+            for name in model.to_state(port, {stored: array}):
+                self.stored.setdefault(name, []).append(stored)
 
-    def row(self, call: Call, other: Call, cotangents: dict[str, Array], actual: dict[str, Array]) -> BlameRow:
+    def row(
+        self, link: Link, call: Call, other: Call, cotangents: dict[str, Array], actual: dict[str, Array]
+    ) -> BlameRow:
         """Judge one pair of calls."""
-        shared = shared_inputs(call, other)
-        given = {path: values_of(call.inputs[reference]) for path, reference in shared.paths.items()}
+        joint = join(link, call, other)
+        given = {path: joint.to_port(path, values_of(call.inputs[place])) for path, place in joint.paths.items()}
         arrays = {path: in_port(values, other.inputs[path]) for path, values in given.items()}
-        rounded = {shared.paths[path]: _numbers(array) for path, array in arrays.items()}
-        made = self._port_gradients(call, other, arrays, cotangents, shared.paths)
-        truth = self._reference_gradients(call, rounded, cotangents)
+        rounded = {joint.paths[path]: joint.to_reference(path, _numbers(array)) for path, array in arrays.items()}
+        theirs, ours = joint.cotangents(cotangents, {path: tuple(y.shape) for path, y in other.outputs.items()})
+        made = self._port_gradients(call, other, arrays, ours, joint)
+        truth = self._reference_gradients(call, rounded, theirs)
+        unnamed = [name for name in truth if name not in made and not name.startswith(INPUT)]
         runs = []
         for _ in range(DRAWS):
             with perturbed(self.reference[call.module], self.rung, self.generator):
-                runs.append(self._reference_gradients(call, rounded, cotangents))
+                runs.append(self._reference_gradients(call, rounded, theirs))
+        truth = {name: exact for name, exact in truth.items() if name not in unnamed}
         allowed: dict[str, Noise] = {
             name: noise_of([run[name] for run in runs], exact, self.rung) for name, exact in truth.items()
         }
         own = compare_outputs(made, truth, allowed, self.rung)
-        inherited = largest(
-            [relative(actual[path] - exact, exact) for path, exact in cotangents.items() if path in actual]
-        )
+        exact, found = joint.of_reference(cotangents), joint.of_port(actual)
+        inherited = largest([relative(found[path] - exact[path], exact[path]) for path in exact if path in found])
         return BlameRow(
             module=call.name,
             port=other.name,
@@ -241,8 +262,9 @@ class _Judge:
             gain=None,
             total=max(inherited, own.error),
             worst=own.worst,
-            notes=(*shared.notes, *own.notes),
+            notes=(*joint.notes, *own.notes),
             aliases=call.aliases,
+            missing=tuple(unnamed),
         )
 
     def _reference_gradients(
@@ -270,7 +292,7 @@ class _Judge:
         call: Call,
         arrays: Mapping[str, mx.array],
         cots: Mapping[str, Array],
-        paths: Mapping[str, str],
+        joint: Joint,
     ) -> dict[str, Array]:
         """Gradients under the reference's names: of inputs, and of parameters as the weights' table gives them.
 
@@ -288,24 +310,24 @@ class _Judge:
             self.root.update(tree_unflatten(list(parameters.items())))
             args, kwargs = rebuilt(call, function.__get__(module), {**arrays, **given})
             outputs = leaves(module(*args, **kwargs))
-            if len(outputs) == len(cots) == 1:
-                outputs = dict(zip(cots, outputs.values(), strict=True))
             parts = [
                 mx.sum(outputs[path] * mlx_from_numpy(c, "float64").astype(outputs[path].dtype))
                 for path, c in cots.items()
             ]
             return sum(parts[1:], parts[0])
 
-        sought = {name: flat[name] for name in stored.values()}
+        sought = {name: flat[name] for names in stored.values() for name in names}
         by_parameter, by_input = mx.grad(loss, argnums=(0, 1))(sought, floats)
         self.root.update(start)
         mx.eval(by_parameter, by_input)
+        by_name = self.model.to_state(self.root, by_parameter)
         return {
-            **{INPUT + paths[path]: numpy_from_mlx(array)[0] for path, array in by_input.items()},
             **{
-                name: numpy_from_mlx(self.pair.to_state(self.root, {place: by_parameter[place]})[wanted[name]])[0]
-                for name, place in stored.items()
+                INPUT + joint.paths[path]: joint.to_reference(path, numpy_from_mlx(array)[0])
+                for path, array in by_input.items()
+                if path in joint.paths
             },
+            **{name: numpy_from_mlx(by_name[wanted[name]])[0] for name in stored},
         }
 
 

@@ -29,13 +29,18 @@ class Shared:
     notes: tuple[str, ...]
 
 
-def shared_inputs(reference: Call, port: Call) -> Shared:
-    """Match inputs: by path, then by place among those of one shape that are left.
+def shared_inputs(reference: Call, port: Call, known: Mapping[str, str]) -> Shared:
+    """Match inputs: those known, then by path, then by place among those of one shape that are left.
 
     What only the port has, a mask that the reference builds inside for example, stays the port's own.
+
+    Args:
+        reference, port: The calls.
+        known: Of some of the port's inputs the path of the reference's.
     """
-    paths = {path: path for path in port.inputs if path in reference.inputs}
-    left = [path for path in reference.inputs if path not in paths]
+    paths = dict(known)
+    paths |= {p: p for p in port.inputs if p not in paths and p in reference.inputs and p not in known.values()}
+    left = [path for path in reference.inputs if path not in paths.values()]
     for path in (path for path in port.inputs if path not in paths):
         shape = tuple(port.inputs[path].shape)
         found = next((other for other in left if tuple(reference.inputs[other].shape) == shape), None)

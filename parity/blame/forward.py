@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -15,11 +15,11 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
-from parity.blame.forced import Shared, in_port, rebuilt, relative, shared_inputs, values_of
+from parity.blame.forced import in_port, rebuilt, relative, values_of
+from parity.blame.links import Joint, Links, join
 from parity.blame.signature import residual_signature
 from parity.blame.table import CALL, BlameRow, BlameTable, largest
 from parity.metrics import compare_special
-from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
 from parity.tolerance import propagated
@@ -34,62 +34,101 @@ DRAWS: Final = 16
 Outputs = Mapping[str, AnyArray]
 
 
-def partners(pair: Pair, reference: nn.Module, port: mlx_nn.Module) -> dict[str, str]:
-    """Return the port's module for each of the reference's, by the pair's names; the root is the root's."""
-    names = {pair.tap_name(name): name for name, _ in reversed(port.named_modules()) if name}
-    return {"": ""} | {name: names[name] for name, _ in reference.named_modules() if name in names}
+class Model(Protocol):
+    """How a model's sides are run; a pair is one."""
+
+    @property
+    def call(self) -> Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]:
+        """Runs either module on its inputs; returns named outputs."""
+
+
+class Explain(Protocol):
+    """Says in words what a module with too large an error computes instead; empty if that is not known."""
+
+    def __call__(self, module: str, run: Callable[[nn.Module], Array], truth: Array, made: Array) -> str:
+        """Return the words.
+
+        Args:
+            module: Name of the reference's module.
+            run: What the module of that name of another model makes of the same inputs.
+            truth: What the reference made of them.
+            made: What the port did.
+        """
 
 
 def trace_forward(
-    pair: Pair,
+    model: Model,
     reference: nn.Module,
     port: mlx_nn.Module,
     inputs: Mapping[str, AnyArray],
     rung: Rung,
+    links: Links,
     seed: int = 0,
-    partner: Mapping[str, str] | None = None,
+    explain: Explain | None = None,
     on_row: Callable[[BlameRow], object] = bool,
 ) -> BlameTable:
     """Run both sides together and blame every paired call.
 
     Args:
-        pair: The pair: how a module is called, and its names.
+        model: How either side is run.
         reference: The reference in float64.
         port: The port at `rung`, with the same weights.
         inputs: Their inputs.
         rung: Where the port runs.
+        links: Which modules are judged against each other.
         seed: Of the perturbations behind the allowances.
-        partner: The port's module for each of the reference's; by the pair's names if not given.
+        explain: Asked for words about every module whose own error is too large.
         on_row: Called with every row as soon as it is known.
 
     Raises:
         CaptureError: A side cannot be captured.
     """
-    known = partners(pair, reference, port) if partner is None else dict(partner)
-    judge = _Judge(reference, port, rung, seed, on_row)
+    judge = _Judge(reference, port, rung, links, seed, explain, on_row)
     outputs: dict[str, Mapping[str, Any]] = {}
 
     def run_reference() -> None:
-        outputs["reference"] = pair.call(reference, {n: torch_from_numpy(a, "float64") for n, a in inputs.items()})
+        outputs["reference"] = model.call(reference, {n: torch_from_numpy(a, "float64") for n, a in inputs.items()})
 
     def run_port() -> None:
-        outputs["port"] = pair.call(port, {n: mlx_from_numpy(a, rung.dtype) for n, a in inputs.items()})
+        outputs["port"] = model.call(port, {n: mlx_from_numpy(a, rung.dtype) for n, a in inputs.items()})
 
     with mx.stream(mx.cpu):
-        unmatched = advance_together(torch_side(reference, run_reference), mlx_side(port, run_port), judge, known)
+        alone = advance_together(torch_side(reference, run_reference), mlx_side(port, run_port), judge, links.names)
         last = judge.outside(leaves(outputs["reference"]), leaves(outputs["port"]))
     rows = (*judge.rows, *((last,) if last is not None else ()))
-    return BlameTable(rung.name, rows, unmatched.reference, unmatched.port)
+    return BlameTable(rung.name, rows, *unpaired(links, alone.reference, alone.port))
+
+
+def unpaired(links: Links, reference: Iterable[str], port: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the calls that were compared with nothing and should not be, and modules that nothing pairs."""
+    aside = [{module.name for module in side} for side in (links.aside_reference, links.aside_port)]
+    calls = [
+        tuple(name for name in names if name.partition("#")[0] not in unneeded)
+        for names, unneeded in zip((reference, port), aside, strict=True)
+    ]
+    never = [
+        tuple(it.name for it in side if it.name not in {name.partition("#")[0] for name in named})
+        for side, named in zip((links.unpaired_reference, links.unpaired_port), calls, strict=True)
+    ]
+    return (*calls[0], *never[0]), (*calls[1], *never[1])
 
 
 class _Judge:
     """Judges pairs of calls as they come."""
 
     def __init__(
-        self, reference: nn.Module, port: mlx_nn.Module, rung: Rung, seed: int, on_row: Callable[[BlameRow], object]
+        self,
+        reference: nn.Module,
+        port: mlx_nn.Module,
+        rung: Rung,
+        links: Links,
+        seed: int,
+        explain: Explain | None,
+        on_row: Callable[[BlameRow], object],
     ) -> None:
         self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
         self.rung, self.generator, self.on_row = rung, torch.Generator().manual_seed(seed), on_row
+        self.links, self.explain = links, explain
         self.rows: list[BlameRow] = []
 
     def __call__(self, reference: Call, port: Call) -> None:
@@ -99,31 +138,32 @@ class _Judge:
         self.on_row(row)
 
     def _row(self, reference: Call, port: Call) -> BlameRow:
-        shared = shared_inputs(reference, port)
-        given = {path: values_of(reference.inputs[other]) for path, other in shared.paths.items()}
+        joint = join(self.links.of(reference.module, port.module), reference, port)
+        given = {path: joint.to_port(path, values_of(reference.inputs[other])) for path, other in joint.paths.items()}
         arrays = {path: in_port(values, port.inputs[path]) for path, values in given.items()}
-        theirs = {path: _numbers(port.inputs[path]) for path in shared.paths}
-        forced = self._forced(port, arrays)
-        truth = self._truth(reference, {shared.paths[path]: _numbers(array) for path, array in arrays.items()})
-        own = compare_outputs(forced, truth, self._allowed(reference, shared, arrays, truth), self.rung)
-        inherited = largest([_relative(theirs[path], given[path]) for path in shared.paths])
-        actual = {path: _numbers(array) for path, array in port.outputs.items()}
-        total = compare_outputs(actual, {path: values_of(t) for path, t in reference.outputs.items()}, None, self.rung)
+        rounded = {joint.paths[path]: joint.to_reference(path, _numbers(array)) for path, array in arrays.items()}
+        theirs = {path: _numbers(port.inputs[path]) for path in joint.paths}
+        forced = joint.of_port(self._forced(port, arrays))
+        truth = joint.of_reference(self._truth(reference, rounded))
+        own = compare_outputs(forced, truth, self._allowed(reference, rounded, joint, truth), self.rung)
+        inherited = largest([_relative(theirs[path], given[path]) for path in joint.paths])
+        actual = joint.of_port({path: _numbers(array) for path, array in port.outputs.items()})
+        exact = joint.of_reference({path: values_of(t) for path, t in reference.outputs.items()})
         row = BlameRow(
             module=reference.name,
             port=port.name,
             kind=reference.kind,
             depth=reference.depth,
             inherited=inherited,
-            own=own.error,
-            ratio=own.ratio,
+            own=own.error if joint.outputs is not None else float("nan"),
+            ratio=own.ratio if joint.outputs is not None else float("nan"),
             gain=_gain(actual, forced, inherited),
-            total=total.error,
+            total=compare_outputs(actual, exact, None, self.rung).error,
             worst=own.worst,
-            notes=(*shared.notes, *own.notes),
+            notes=(*joint.notes, *own.notes),
             aliases=reference.aliases,
         )
-        return _with_signature(row, forced, truth, given)
+        return self._with_signature(row, reference, rounded, joint, forced, truth, given)
 
     def _forced(self, call: Call, arrays: Mapping[str, Any]) -> Outputs:
         """What the port's module makes of the reference's inputs."""
@@ -142,18 +182,47 @@ class _Judge:
         args, kwargs = rebuilt(call, module.forward, {p: torch_from_numpy(v, "float64") for p, v in values.items()})
         return module(*args, **kwargs)
 
-    def _allowed(self, call: Call, shared: Shared, arrays: Mapping[str, Any], truth: Outputs) -> Mapping[str, Noise]:
+    def _allowed(self, call: Call, values: Outputs, joint: Joint, truth: Outputs) -> Mapping[str, Noise]:
         """The error that rounding makes within the module, by perturbing every one of its operations."""
-        values = {shared.paths[path]: _numbers(array) for path, array in arrays.items()}
         runs = []
         for _ in range(DRAWS):
             with perturbed(self.reference[call.module], self.rung, self.generator):
                 result = self._run(call, values)
-            runs.append({path: values_of(tensor) for path, tensor in leaves(result).items()})
+            runs.append(joint.of_reference({path: values_of(tensor) for path, tensor in leaves(result).items()}))
         return {
             path: noise_of([_float64(run[path]) for run in runs], _float64(exact), self.rung)
             for path, exact in truth.items()
         }
+
+    def _with_signature(
+        self,
+        row: BlameRow,
+        call: Call,
+        values: Outputs,
+        joint: Joint,
+        made: Outputs,
+        truth: Outputs,
+        given: Mapping[str, AnyArray],
+    ) -> BlameRow:
+        """Say what the error of a row that exceeds looks like: another known meaning, else a simple operation."""
+        if not row.exceeds or row.worst not in truth:
+            return row
+        port = next(iter(made.values())) if len(made) == 1 else made.get(row.worst)
+        exact = truth[row.worst]
+        if port is None or not np.issubdtype(exact.dtype, np.floating):
+            return row
+
+        def run(module: nn.Module) -> Array:
+            args, kwargs = rebuilt(call, module.forward, {p: torch_from_numpy(v, "float64") for p, v in values.items()})
+            return _float64(
+                joint.of_reference({p: values_of(t) for p, t in leaves(module(*args, **kwargs)).items()})[row.worst]
+            )
+
+        known = ""
+        if self.explain is not None and port.shape == exact.shape:
+            known = self.explain(call.module, run, _float64(exact), _float64(port))
+        inputs: dict[str, Array] = {p: _float64(v) for p, v in given.items() if np.issubdtype(v.dtype, np.floating)}
+        return replace(row, signature=known or residual_signature(_float64(port), _float64(exact), inputs))
 
     def outside(self, reference: Mapping[str, Any], port: Mapping[str, Any]) -> BlameRow | None:
         """A row for the call of the pair itself, where its outputs differ though no module errs."""
@@ -258,14 +327,3 @@ def _numbers(array: mx.array) -> AnyArray:
     if mx.issubdtype(array.dtype, mx.floating):
         return numpy_from_mlx(array)[0]
     return np.asarray(array)
-
-
-def _with_signature(row: BlameRow, made: Outputs, truth: Outputs, given: Mapping[str, AnyArray]) -> BlameRow:
-    if not row.exceeds or row.worst not in truth:
-        return row
-    values = next(iter(made.values())) if len(made) == 1 else made.get(row.worst)
-    exact = truth[row.worst]
-    if values is None or not np.issubdtype(exact.dtype, np.floating):
-        return row
-    inputs: dict[str, Array] = {path: _float64(v) for path, v in given.items() if np.issubdtype(v.dtype, np.floating)}
-    return replace(row, signature=residual_signature(np.asarray(values), np.asarray(exact), inputs))

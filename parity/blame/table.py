@@ -37,6 +37,7 @@ class BlameRow:
         notes: What could not be compared, and why.
         signature: What the own error looks like, where it is too large.
         aliases: Further names of the reference's module: one that several others share is a part of each.
+        missing: Its parameters whose gradients no array of the port is known to be.
     """
 
     module: str
@@ -52,6 +53,7 @@ class BlameRow:
     notes: tuple[str, ...] = ()
     signature: str = ""
     aliases: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,8 +67,8 @@ class BlameRow:
 
     @property
     def exceeds(self) -> bool:
-        """Whether its own error is larger than allowed."""
-        return not self.ratio <= 1
+        """Whether its own error is known, and larger than allowed."""
+        return self.measured and not self.ratio <= 1
 
     @property
     def measured(self) -> bool:
@@ -102,7 +104,8 @@ class BlameTable:
     def passed(self) -> bool:
         """Whether every call was compared and is its partner's."""
         paired = not self.unpaired_reference and not self.unpaired_port
-        return bool(self.rows) and paired and not any(row.exceeds or not row.measured for row in self.rows)
+        known = all(row.measured and not row.exceeds and not row.missing for row in self.rows)
+        return bool(self.rows) and paired and known
 
     def verdict(self, row: BlameRow) -> Verdict:
         """What a row is: a culprit with captured parts is `wiring`, since all of those agree."""
@@ -118,12 +121,14 @@ class BlameTable:
         """Name the culprits in one line."""
         if not self.rows:
             return "nothing compared: no call of the reference found a partner"
-        if not self.culprits:
-            alone = len(self.unpaired_reference) + len(self.unpaired_port)
-            return "no module errs beyond its allowance" + (
-                f"; {alone} calls were compared with nothing" if alone else ""
-            )
-        return "; ".join(self._accusation(row) for row in self.culprits)
+        alone = len(self.unpaired_reference) + len(self.unpaired_port)
+        unknown = sum(not row.measured for row in self.rows)
+        missing = {f"{row.name}.{name}" for row in self.rows for name in row.missing}
+        words = [self._accusation(row) for row in self.culprits] or ["no module errs beyond its allowance"]
+        words += [f"{alone} calls were compared with nothing"] * (alone > 0)
+        words += [f"the own error of {unknown} calls is unknown"] * (unknown > 0)
+        words += [f"gradients of {len(missing)} parameters were compared with nothing"] * bool(missing)
+        return "; ".join(words)
 
     def _accusation(self, row: BlameRow) -> str:
         where = row.module or "the model itself"

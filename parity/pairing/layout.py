@@ -11,15 +11,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from parity.pairing.constants import MOST_AXES, number
 from parity.spec.arrays import Array
 
 Shape = tuple[int, ...]
 Side = Literal["reference", "port"]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,20 @@ class Part:
     width: int
     stride: int
 
-    def take(self, values: Array) -> Array:
+    def take(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Return the slice of the fused array."""
         shape = values.shape
         grouped = values.reshape(*shape[: self.axis], self.groups, self.stride, *shape[self.axis + 1 :])
         where = (*[slice(None)] * (self.axis + 1), slice(self.start, self.start + self.width))
         return grouped[where].reshape(*shape[: self.axis], self.groups * self.width, *shape[self.axis + 1 :])
+
+    def put(self, values: npt.NDArray[Number], shape: Shape) -> npt.NDArray[Number]:
+        """Return zeros of the fused array's shape with the slice in its place: the adjoint of `take`."""
+        whole = np.zeros(shape, dtype=values.dtype)
+        grouped = whole.reshape(*shape[: self.axis], self.groups, self.stride, *shape[self.axis + 1 :])
+        where = (*[slice(None)] * (self.axis + 1), slice(self.start, self.start + self.width))
+        grouped[where] = values.reshape(grouped[where].shape)
+        return whole
 
     def describe(self) -> str:
         """Name the columns: `columns 4:8 of axis 2`, and of which groups."""
@@ -73,17 +83,23 @@ class Layout:
     merged: Shape
     part: Part | None = None
 
-    def apply(self, values: Array) -> Array:
+    def apply(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Return the reference's array, already sliced, in the port's layout."""
         return values.reshape(self.split).transpose(self.axes).reshape(self.merged)
 
     def align(self, reference: Array, port: Array) -> tuple[Array, Array]:
         """Return both arrays, whole, in the port's layout: the slices where there are any."""
-        if self.part is not None and self.part.fused == "reference":
-            reference = self.part.take(reference)
-        if self.part is not None and self.part.fused == "port":
-            port = self.part.take(port)
-        return self.apply(reference), port
+        return self.of_reference(reference), self.of_port(port)
+
+    def of_reference(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """Return the reference's array, or its slice, in the port's layout."""
+        fused = self.part is not None and self.part.fused == "reference"
+        return self.apply(self.part.take(values) if self.part is not None and fused else values)
+
+    def of_port(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """Return the port's array, or its slice."""
+        fused = self.part is not None and self.part.fused == "port"
+        return self.part.take(values) if self.part is not None and fused else values
 
     def inverse(self) -> Layout:
         """Return the layout with reference and port exchanged."""
@@ -92,6 +108,22 @@ class Layout:
         if part is not None:
             part = replace(part, fused="reference" if part.fused == "port" else "port")
         return Layout(self.merged, tuple(self.split[axis] for axis in self.axes), back, self.source, part)
+
+    def fitted(self, reference: Shape, port: Shape) -> Layout | None:
+        """Return what moves axes in the same way between whole arrays of these shapes; None if nothing does."""
+        source, target = self._sliced("reference", reference), self._sliced("port", port)
+        if (source, target) == (self.source, self.merged):
+            return self
+        if self.effort or len(source) != len(self.axes):
+            return None
+        moved = tuple(source[axis] for axis in self.axes)
+        return replace(self, source=source, split=source, merged=target) if moved == target else None
+
+    def _sliced(self, side: Side, shape: Shape) -> Shape:
+        part = self.part
+        if part is None or part.fused != side or len(shape) <= part.axis:
+            return shape
+        return (*shape[: part.axis], part.groups * part.width, *shape[part.axis + 1 :])
 
     @property
     def is_identity(self) -> bool:

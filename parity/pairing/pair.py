@@ -26,7 +26,7 @@ from parity.pairing.constants import LEAST_CONFIDENCE, number
 from parity.pairing.evidence import Comparison, Evidence
 from parity.pairing.fusion import Fusion, main_output
 from parity.pairing.kinds import IDENTITY, KINDS, Kinds, family_of
-from parity.pairing.layout import Agreement, candidates, settled
+from parity.pairing.layout import Agreement, Layout, candidates, settled
 from parity.pairing.match import Alone, Match, Pairing
 from parity.pairing.names import Renames, by_name
 from parity.pairing.node import Node, Tree, tree_of
@@ -256,10 +256,16 @@ class _Judge:
             fusion.whole.name,
             share * (number("unproven") if found.ambiguous else 1.0),
             f"part of a fused module: {fusion.whole.name} holds {parts}{shown}",
-            {paths: found.layout},
+            {**self._inputs_of_part(part, fusion.whole, parts_left), paths: found.layout},
             found.ambiguous,
         )
         return match if parts_left else match.swapped()
+
+    def _inputs_of_part(self, part: Node, whole: Node, parts_left: bool) -> dict[tuple[str, str], Layout]:
+        if parts_left:
+            return {paths: it.layout for paths, it in self._compared(part.name, whole.name).inputs.items()}
+        found = self._compared(whole.name, part.name).inputs
+        return {(other, one): it.layout.inverse() for (one, other), it in found.items()}
 
     # --- modules without a partner ---
 

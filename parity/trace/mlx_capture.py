@@ -74,7 +74,7 @@ def capture_mlx(
         CaptureError: A module holds a compiled function or is captured already, is called while mx.compile, mx.vmap,
             mx.grad or the like traces it, or none was called at all.
     """
-    tree = list(_names(model, "", ()))
+    tree = list(names_of_mlx(model))
     _refuse_captured(tree)
     _refuse_compiled(tree)
     at = places(tree, select, "__call__")
@@ -125,6 +125,15 @@ def mlx_side(
             return run()
 
     return forward
+
+
+def names_of_mlx(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all names of all modules of a tree, "" for the root, parents first, in the order in which they were set.
+
+    Raises:
+        CaptureError: A module is its own descendant.
+    """
+    yield from _names(model, "", ())
 
 
 def _names(module: nn.Module, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:

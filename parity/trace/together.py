@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from parity.errors import CaptureError
 from parity.trace.calls import Call, OnCall
 
 Side = Callable[[OnCall], object]
 """Runs one forward pass under a capture that gives its calls to the argument; see `torch_side`, `mlx_side`."""
 
-Key = tuple[str, int]
-"""A module of the port and the number of the call."""
+Key = tuple[str, str, int]
+"""A module of the reference, one of the port, and the number of the call."""
 
 
 @dataclass(frozen=True)
@@ -38,31 +37,31 @@ class Unmatched:
 
 
 def advance_together(
-    reference: Side, port: Side, on_pair: Callable[[Call, Call], None], partner: Mapping[str, str]
+    reference: Side, port: Side, on_pair: Callable[[Call, Call], None], links: Iterable[tuple[str, str]]
 ) -> Unmatched:
     """Run both sides in step and hand on each pair of calls once both have ended; both are dropped then.
 
     The side whose calls are fewer so far goes on, until the other side's latest call has found its partner or been
     overtaken. So where both sides make their calls in one order, at most one call is held; otherwise as many as the
-    orders are apart, and one more on either side for each call whose partner never comes.
+    orders are apart, and one more on either side for each call whose partner never comes. A fused module's call counts
+    as many times as it has partners, and is held until the last of them.
 
     Args:
         reference: Runs in a thread of its own.
         port: Runs in the caller's thread.
         on_pair: Gets the reference's call and the port's, in the caller's thread, while both sides stand still: it may
             call modules of either side.
-        partner: Modules of the reference, each with its module of the port; calls of the same number belong together.
+        links: Modules of the reference, each with a module of the port; calls of the same number belong together. A
+            module may have several partners on the other side: it is fused, and judged against each.
 
     Returns:
-        What stayed without a partner.
+        What stayed without a partner; without one of its partners, where it has several.
 
     Raises:
-        CaptureError: Two modules of the reference have one partner.
         BaseException: What a side or `on_pair` raised, with a note that says which; the other side has been stopped at
             the next call that it ended.
     """
-    _refuse_shared_partners(partner)
-    pairing = _Pairing(on_pair, partner)
+    pairing = _Pairing(on_pair, links)
     thread = _Reference(reference)
 
     def on_port_call(call: Call) -> None:
@@ -119,15 +118,6 @@ def _advance(thread: _Reference, pairing: _Pairing) -> None:
         pairing.add_reference(call)
 
 
-def _refuse_shared_partners(partner: Mapping[str, str]) -> None:
-    first: dict[str, str] = {}
-    for name, other in partner.items():
-        if first.setdefault(other, name) != name:
-            raise CaptureError(
-                f"the port's module {other!r} is the partner of both {first[other]!r} and {name!r}; a module has one"
-            )
-
-
 # --- pairing ----------------------------------------------------------------------------------------------
 
 
@@ -145,30 +135,30 @@ class _Held:
         self.waiting.clear()
 
     def names(self) -> tuple[str, ...]:
-        return tuple(name for _, name in sorted(self.alone))
+        return tuple(name for _, name in sorted(set(self.alone)))
 
 
 class _Pairing:
     """Which calls wait for which; the only place that holds calls."""
 
-    def __init__(self, on_pair: Callable[[Call, Call], None], partner: Mapping[str, str]) -> None:
+    def __init__(self, on_pair: Callable[[Call, Call], None], links: Iterable[tuple[str, str]]) -> None:
         self._on_pair = on_pair
-        self._partner = dict(partner)
-        self._partnered = frozenset(partner.values())
+        self._of_reference: dict[str, list[str]] = {}
+        self._of_port: dict[str, list[str]] = {}
+        for name, other in dict.fromkeys(links):
+            self._of_reference.setdefault(name, []).append(other)
+            self._of_port.setdefault(other, []).append(name)
         self.reference, self.port = _Held(), _Held()
         self.failed: BaseException | None = None
 
     def add_reference(self, call: Call) -> None:
-        module = self._partner.get(call.module)
-        key = None if module is None else (module, call.number)
-        other = self._meet(self.reference, self.port, key, call)
-        if other is not None:
+        keys = [(call.module, other, call.number) for other in self._of_reference.get(call.module, ())]
+        for other in self._meet(self.reference, self.port, keys, call):
             self._judge(call, other)
 
     def add_port(self, call: Call) -> None:
-        key = (call.module, call.number) if call.module in self._partnered else None
-        other = self._meet(self.port, self.reference, key, call)
-        if other is not None:
+        keys = [(name, call.module, call.number) for name in self._of_port.get(call.module, ())]
+        for other in self._meet(self.port, self.reference, keys, call):
             self._judge(other, call)
 
     def reference_finished(self) -> None:
@@ -186,19 +176,15 @@ class _Pairing:
         self.port.drop_waiting()
         return Unmatched(self.reference.names(), self.port.names())
 
-    def _meet(self, own: _Held, other: _Held, key: Key | None, call: Call) -> Call | None:
-        """Return the partner of a call that has just ended, if it waits already; otherwise let this one wait."""
-        if key is None:
+    def _meet(self, own: _Held, other: _Held, keys: Sequence[Key], call: Call) -> list[Call]:
+        """Return those partners of a call that has just ended that wait already; for the others let it wait."""
+        own.ended += len(keys)
+        missing = [key for key in keys if key not in other.waiting]
+        if not keys or (missing and other.finished):
             own.alone.append((call.order, call.name))
-            return None
-        own.ended += 1
-        if key in other.waiting:
-            return other.waiting.pop(key)
-        if other.finished:
-            own.alone.append((call.order, call.name))
-        else:
-            own.waiting[key] = call
-        return None
+        elif missing:
+            own.waiting |= dict.fromkeys(missing, call)
+        return [other.waiting.pop(key) for key in keys if key in other.waiting]
 
     def _judge(self, reference: Call, port: Call) -> None:
         try:

@@ -128,6 +128,11 @@ NAMES_OF_THE_MODEL: Final = re.compile(r"m2|bert|hyena|monarch|mixer|blockdiag|f
         "calibrate",
         "backends/port",
         "attribution",
+        "pairing",
+        "blame",
+        "weights",
+        "api",
+        "targets",
     ],
 )
 def test_the_harness_names_nothing_of_m2_bert(module: str) -> None:

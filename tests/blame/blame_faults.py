@@ -5,7 +5,7 @@ A fault is planted in a single instance: its class is exchanged for a subclass t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_impl import mixer
+from parity.backends.port import build_port
 from parity.cases import Case
 from parity.examine import Bench
+from parity.spec.arrays import Array
 from parity.spec.precision import RUNGS
 from parity.spec.profile import CANONICAL
 from parity.suites import select
@@ -34,11 +36,12 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in which module, and how its call is changed: from (module, original call) to a new call."""
+    """What is wrong, in which module, and how: a new call from (module, original call), or another state dict."""
 
     name: str
     module: str
-    change: Callable[[Any, Call], Call]
+    change: Callable[[Any, Call], Call] | None = None
+    table: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
 
 
 def bench(seed: int = 1) -> Bench:
@@ -47,17 +50,19 @@ def bench(seed: int = 1) -> Bench:
     return Bench(pair, Case.make("masked_lm", STRUCTURE, seed=seed), CANONICAL, intermediates=False)
 
 
-def port_of(found: Bench) -> nn.Module:
-    """The port at f64."""
-    port: nn.Module = found.modules.port(CANONICAL, RUNGS["f64"])
+def port_of(found: Bench, fault: Fault | None = None) -> nn.Module:
+    """The port at f64, with a fault."""
+    state = found.state if fault is None or fault.table is None else fault.table(found.state)
+    port = build_port(found.pair, found.case.options, CANONICAL, RUNGS["f64"], state)
+    if fault is not None and fault.change is not None:
+        _spoil(port, fault.module, fault.change)
     return port
 
 
-def spoil(port: nn.Module, fault: Fault) -> None:
-    """Plant a fault in the instance that it names."""
-    module: Any = dict(port.named_modules())[fault.module]
+def _spoil(port: nn.Module, name: str, change: Callable[[Any, Call], Call]) -> None:
+    module: Any = dict(port.named_modules())[name]
     cls = type(module)
-    changed = fault.change(module, lambda *args: cls.__call__(module, *args))
+    changed = change(module, lambda *args: cls.__call__(module, *args))
 
     def call(_self: nn.Module, *args: Any) -> Any:
         return changed(*args)
@@ -127,15 +132,10 @@ def _added_residual(module: Any, _call: Call) -> Call:
     return lambda x: module.mlp(module.attention(x) + x)
 
 
-def _transposed_block(module: Any, call: Call) -> Call:
-    def transposed(x: mx.array) -> mx.array:
-        module.weight = module.weight[::-1]
-        try:
-            return call(x)
-        finally:
-            module.weight = module.weight[::-1]
-
-    return transposed
+def _reversed_blocks(state: Mapping[str, Array]) -> Mapping[str, Array]:
+    """What a table gives that takes the blocks of one weight from the last to the first."""
+    name = f"{LAYER}mlp.wo.weight"
+    return {**state, name: state[name][::-1]}
 
 
 def _slow_growth(_module: Any, call: Call) -> Call:
@@ -155,7 +155,7 @@ FORWARD = (
     Fault("epsilon 1e-5", f"{LAYER}mlp.layernorm", _epsilon),
     Fault("residual left out", f"{LAYER}mlp", _no_residual),
     Fault("residual added around the mixer", LAYER[:-1], _added_residual),
-    Fault("blocks of a weight in reverse order", f"{LAYER}mlp.wo", _transposed_block),
+    Fault("a weight's blocks in reverse order by the table", f"{LAYER}mlp.wo", table=_reversed_blocks),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from parity.backends.convert import mlx_from_numpy, torch_from_numpy
-from parity.backends.nodes import nodes_of_mlx, nodes_of_torch
+from parity.backends.nodes import observe_mlx, observe_torch
 from parity.backends.port import build_port
 from parity.backends.reference import build_reference, fill_reference, fresh_parameters, state_of
 from parity.cases import Case, draw_inputs, draw_parameters
@@ -31,8 +31,8 @@ def nodes_of_pair(pair: Pair, structure: Structure, seed: int = 0) -> tuple[list
         given: dict[str, Any] = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
         taken: dict[str, Any] = {name: mlx_from_numpy(array, "float64") for name, array in inputs.items()}
         return (
-            nodes_of_torch(reference, lambda: pair.call(reference, given)),
-            nodes_of_mlx(port, lambda: pair.call(port, taken)),
+            observe_torch(reference, lambda: pair.call(reference, given)).nodes,
+            observe_mlx(port, lambda: pair.call(port, taken)).nodes,
         )
 
 

@@ -19,7 +19,6 @@ from captured_trees import EXPECTED, MlxTree, PlantedError, TorchTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.errors import CaptureError
 from parity.trace.calls import Call, OnCall
 from parity.trace.mlx_capture import mlx_side
 from parity.trace.together import Unmatched, advance_together
@@ -42,6 +41,14 @@ def _no_deadlock() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
     assert [thread.name for thread in threading.enumerate() if thread.name == "parity reference"] == []
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let SIGINT raise: a shell starts what it puts into the background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Tensor:
@@ -71,7 +78,7 @@ def side(modules: Sequence[str]) -> Callable[[OnCall], object]:
 
 def paired(reference: Sequence[str], port: Sequence[str], partner: dict[str, str]) -> tuple[list[Any], Unmatched]:
     pairs: list[Any] = []
-    left = advance_together(side(reference), side(port), lambda r, p: pairs.append((r.name, p.name)), partner)
+    left = advance_together(side(reference), side(port), lambda r, p: pairs.append((r.name, p.name)), partner.items())
     return pairs, left
 
 
@@ -123,9 +130,21 @@ def test_every_call_is_paired_or_named_once(reference: list[str], port: list[str
     assert len(left.port) == len(set(left.port)) == len(port) - shared
 
 
-def test_a_module_has_one_partner() -> None:
-    with pytest.raises(CaptureError, match="'x' is the partner of both 'a' and 'b'"):
-        paired("ab", "x", {"a": "x", "b": "x"})
+def test_a_fused_module_is_judged_against_each_of_its_partners() -> None:
+    links = [("a", "x"), ("b", "x"), ("c", "x"), ("w", "u"), ("w", "v")]
+    pairs: list[tuple[str, str]] = []
+    left = advance_together(side("abcwabcw"), side("xuvxuv"), lambda r, p: pairs.append((r.name, p.name)), links)
+    assert sorted(pairs) == sorted([*links, *((f"{one}#2", f"{other}#2") for one, other in links)])
+    assert left == Unmatched((), ())
+
+
+def test_a_fused_module_that_lacks_a_partner_is_named() -> None:
+    pairs: list[tuple[str, str]] = []
+    left = advance_together(
+        side("ab"), side("x"), lambda r, p: pairs.append((r.name, p.name)), [("a", "x"), ("b", "x"), ("c", "x")]
+    )
+    assert pairs == [("a", "x"), ("b", "x")]
+    assert left == Unmatched((), ("x",))
 
 
 # --- memory -----------------------------------------------------------------------------------------------
@@ -137,7 +156,7 @@ def most_alive(reference: Sequence[str], port: Sequence[str]) -> int:
     Tensor.alive.clear()
     counts = [0]
     advance_together(
-        side(reference), side(port), lambda r, p: counts.append(len(Tensor.alive)), same(*{*reference, *port})
+        side(reference), side(port), lambda r, p: counts.append(len(Tensor.alive)), same(*{*reference, *port}).items()
     )
     return max(counts)
 
@@ -161,7 +180,7 @@ def test_calls_whose_partner_never_comes_hold_up_as_many_others(lacking: list[st
 def test_holding_everything_would_be_seen() -> None:
     held: list[Call] = []
     Tensor.alive.clear()
-    advance_together(side(NAMES), side(NAMES), lambda r, p: held.append(r), same(*NAMES))
+    advance_together(side(NAMES), side(NAMES), lambda r, p: held.append(r), same(*NAMES).items())
     assert len(Tensor.alive) >= len(NAMES)
 
 
@@ -174,7 +193,7 @@ def test_calls_are_dropped_when_the_other_side_has_ended() -> None:
             on_call(call_of(name, order=order))
             counts.append(len(Tensor.alive))
 
-    advance_together(side(NAMES[:1]), port, lambda r, p: None, same(*NAMES))
+    advance_together(side(NAMES[:1]), port, lambda r, p: None, same(*NAMES).items())
     assert max(counts) <= IN_STEP
 
 
@@ -214,7 +233,7 @@ def test_what_the_reference_raises_stops_the_port(error: BaseException, modules:
     ended: list[str] = []
     error = type(error)(*error.args)
     with pytest.raises(type(error)) as raised:
-        advance_together(raising(modules, error, ended), endless(ended), lambda r, p: None, same("a"))
+        advance_together(raising(modules, error, ended), endless(ended), lambda r, p: None, same("a").items())
     assert raised.value is error
     assert error.__notes__ == ["raised by the reference's side"]
     assert sorted(ended) == ["endless", "raising"]
@@ -225,7 +244,7 @@ def test_what_the_port_raises_stops_the_reference(error: BaseException) -> None:
     ended: list[str] = []
     error = type(error)(*error.args)
     with pytest.raises(type(error)) as raised:
-        advance_together(endless(ended), raising("aaa", error, ended), lambda r, p: None, same("a"))
+        advance_together(endless(ended), raising("aaa", error, ended), lambda r, p: None, same("a").items())
     assert raised.value is error
     assert error.__notes__ == ["raised by the port's side"]
     assert sorted(ended) == ["endless", "raising"]
@@ -234,7 +253,7 @@ def test_what_the_port_raises_stops_the_reference(error: BaseException) -> None:
 def test_a_port_that_raises_before_its_first_call_starts_no_reference() -> None:
     ended: list[str] = []
     with pytest.raises(PlantedError):
-        advance_together(endless(ended), raising("", PlantedError(), ended), lambda r, p: None, same("a"))
+        advance_together(endless(ended), raising("", PlantedError(), ended), lambda r, p: None, same("a").items())
     assert ended == ["raising"]
 
 
@@ -248,7 +267,7 @@ def test_what_on_pair_raises_stops_both(error: BaseException) -> None:
             raise error
 
     with pytest.raises(type(error)) as raised:
-        advance_together(endless(ended), endless(ended), on_pair, same("a"))
+        advance_together(endless(ended), endless(ended), on_pair, same("a").items())
     assert raised.value is error
     assert error.__notes__ == ["raised by on_pair for 'a#3' and 'a#3'"]
     assert ended == ["endless", "endless"]
@@ -268,7 +287,7 @@ def test_a_pass_that_catches_every_exception_is_stopped_nonetheless() -> None:
         raise PlantedError
 
     with pytest.raises(PlantedError):
-        advance_together(stubborn, stubborn, on_pair, same("a"))
+        advance_together(stubborn, stubborn, on_pair, same("a").items())
     assert len(caught) == 18
 
 
@@ -283,10 +302,10 @@ def test_a_port_that_turns_the_stop_into_another_error_does_not_hide_the_first()
         raise PlantedError
 
     with pytest.raises(PlantedError):
-        advance_together(side("aa"), hiding, on_pair, same("a"))
+        advance_together(side("aa"), hiding, on_pair, same("a").items())
 
 
-def test_ctrl_c_while_the_reference_works_stops_both() -> None:
+def test_ctrl_c_while_the_reference_works_stops_both(interrupts: None) -> None:
     ended: list[str] = []
 
     def slow(on_call: OnCall) -> None:
@@ -300,7 +319,7 @@ def test_ctrl_c_while_the_reference_works_stops_both() -> None:
 
     released = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        advance_together(slow, endless(ended), lambda r, p: None, same("a"))
+        advance_together(slow, endless(ended), lambda r, p: None, same("a").items())
     assert sorted(ended) == ["endless", "slow"]
 
 
@@ -319,7 +338,7 @@ def test_pairs_are_judged_in_the_callers_thread_and_the_context_goes_with_the_re
     def on_pair(reference: Call, port: Call) -> None:
         seen.append(("pair", threading.current_thread() is threading.main_thread()))
 
-    advance_together(reference, side("a"), on_pair, same("a"))
+    advance_together(reference, side("a"), on_pair, same("a").items())
     assert seen == [("reference", "set", False), ("pair", True)]
 
 
@@ -356,7 +375,7 @@ def test_both_frameworks_advance_together() -> None:
         torch_side(reference, lambda: reference(x)),
         mlx_side(port, lambda: port(y)),
         on_pair,
-        {name: name for name in ("", "first", "block", "block.inner")},
+        [(name, name) for name in ("", "first", "block", "block.inner")],
     )
     assert pairs == [(name, name, True, False) for name, *_ in EXPECTED]
     assert left == Unmatched((), ())

@@ -11,18 +11,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import torch
 from mlx import nn as mnn
 from torch import nn as tnn
 
+from parity.api import InputSpec, Pair
 from parity.backends.convert import mlx_from_numpy
-from parity.backends.nodes import nodes_of_mlx, nodes_of_torch
+from parity.backends.nodes import observe_mlx, observe_torch
 from parity.pairing import Node
 
 WIDTH, HEADS, GROUPS, SIZE, HIDDEN, WORDS, LAYERS = 12, 4, 2, 3, 20, 17, 2
@@ -124,7 +123,7 @@ class MlxTurn(mnn.Module):
     """(b, l, h, d)."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        angle = mx.arange(x.shape[1], dtype=mx.float32)[:, None] + mx.arange(x.shape[3], dtype=mx.float32)
+        angle = mx.arange(x.shape[1], dtype=x.dtype)[:, None] + mx.arange(x.shape[3], dtype=x.dtype)
         return x * mx.cos(angle)[:, None]
 
 
@@ -251,24 +250,38 @@ def port_names(build: Build) -> dict[str, str]:
     return names
 
 
-def _weights(state: dict[str, Any], build: Build) -> list[tuple[str, mx.array]]:
-    arrays: dict[str, Any] = {}
+def weights(build: Build, state: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """The port's arrays, as a `sanitize` of its own would make them."""
+    arrays: dict[str, mx.array] = {}
+    groups: dict[str, dict[str, mx.array]] = {}
     for there, here in port_names(build).items():
         for kind in ("weight", "bias"):
-            if f"{there}.{kind}" not in state:
-                continue
-            array = state[f"{there}.{kind}"].numpy()
-            target = f"{here}.{kind}"
-            if here.endswith("qkv"):
-                rows = build.columns()["qkv".index(there.rpartition(".")[2][0])]
-                whole = arrays.setdefault(target, np.zeros(((HEADS + 2 * GROUPS) * SIZE, *array.shape[1:])))
-                whole[rows] = array
-            elif here.endswith("gate_up"):
-                whole = arrays.setdefault(target, np.zeros((2 * HIDDEN, *array.shape[1:])))
-                whole[slice(0, HIDDEN) if there.endswith("gate") else slice(HIDDEN, None)] = array
-            else:
-                arrays[target] = np.moveaxis(array, 1, -1) if array.ndim == 3 else array
-    return [(name, mlx_from_numpy(array, "float32")) for name, array in arrays.items()]
+            if f"{there}.{kind}" in state:
+                array = state[f"{there}.{kind}"]
+                groups.setdefault(f"{here}.{kind}", {})[there] = mx.moveaxis(array, 1, -1) if array.ndim == 3 else array
+    for target, parts in groups.items():
+        whole = mx.concatenate(list(parts.values()))
+        if "qkv" in target:
+            rows = [row for columns in build.columns() for row in columns]
+            whole = whole[mx.array([rows.index(row) for row in range(len(rows))])]
+        arrays[target] = whole
+    return arrays
+
+
+def attention_pair(build: Build) -> Pair:
+    """Both models as a pair."""
+
+    def across(port: mnn.Module, state: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        return weights(build, state)
+
+    return Pair(
+        "attention",
+        reference=lambda c: TorchModel(),
+        port=lambda c: MlxModel(build),
+        configurations=[{"length": LENGTH}],
+        inputs=lambda c: {"ids": InputSpec((BATCH, c["length"]), kind="ids", high=WORDS)},
+        weights=across,
+    )
 
 
 def both_sides(build: Build, spoil: Callable[[mnn.Module], None] | None = None) -> tuple[list[Node], list[Node]]:
@@ -279,8 +292,9 @@ def both_sides(build: Build, spoil: Callable[[mnn.Module], None] | None = None) 
         ids = torch.randint(0, WORDS, (BATCH, LENGTH))
     with mx.stream(mx.cpu):
         port = MlxModel(build)
-        port.load_weights(_weights(reference.state_dict(), build), strict=True)
+        state = {name: mlx_from_numpy(array.numpy(), "float32") for name, array in reference.state_dict().items()}
+        port.load_weights(list(weights(build, state).items()), strict=True)
         if spoil is not None:
             spoil(port)
         tokens = mlx_from_numpy(ids.numpy(), "float32")
-        return nodes_of_torch(reference, lambda: reference(ids)), nodes_of_mlx(port, lambda: port(tokens))
+        return observe_torch(reference, lambda: reference(ids)).nodes, observe_mlx(port, lambda: port(tokens)).nodes
