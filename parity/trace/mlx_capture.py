@@ -79,12 +79,11 @@ def capture_mlx(
     _refuse_compiled(tree)
     at = places(tree, select, "__call__")
     recorder = Recorder(at, on_call, on_enter, _own_object)
-    probe = _Probe()
 
     def record(module: nn.Module, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if recorder.idle:
             return original(module, *args, **kwargs)
-        probe.refuse_tracing(at[id(module)].module)
+        _PROBE.refuse_tracing(at[id(module)].module)
         entered = recorder.enter(id(module), args, kwargs)
         try:
             output = original(module, *args, **kwargs)
@@ -250,6 +249,10 @@ def _compilation() -> Iterator[None]:
         yield
     finally:
         mx.disable_compile()
+
+
+_PROBE: Final = _Probe()
+"""Made on import, since the float64 context, within which modules are captured too, lets nothing be compiled."""
 
 
 def _refuse_captured(tree: Sequence[tuple[str, nn.Module]]) -> None:

@@ -18,6 +18,7 @@ from mlx.nn.utils import checkpoint
 from mlx.utils import tree_flatten
 
 from parity.errors import CaptureError, SelectionError
+from parity.float64 import float64_forms
 from parity.trace.calls import Call
 from parity.trace.mlx_capture import Captured, capture_mlx
 
@@ -450,6 +451,14 @@ def test_without_compilation_the_same_modules_are_captured() -> None:
     part(mx.ones(1))
     mx.disable_compile()
     assert [(call.name, call.outputs[""].item()) for call in captured(part)] == [("scale", 2), ("", 2)]
+
+
+def test_modules_are_captured_and_transformations_refused_inside_the_float64_context() -> None:
+    tree = MlxTree()
+    with float64_forms():
+        assert described(captured(tree)) == EXPECTED
+        with pytest.raises(CaptureError, match="traces it"), capture_mlx(tree, print):
+            TRANSFORMS["grad"](tree)
 
 
 @pytest.mark.parametrize("run", [TRANSFORMS["grad"], TRANSFORMS["vmap"]], ids=["grad", "vmap"])
