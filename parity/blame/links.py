@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import mlx.core as mx
@@ -26,11 +26,15 @@ from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.nodes import Observed, call_path, observe_mlx, observe_torch
 from parity.blame.forced import in_port, rebuilt, shared_inputs, values_of
 from parity.pairing import Alone, Layout, Match, Node, Pairing, pair_trees
+from parity.pairing.constants import number
 from parity.pairing.layout import Number, candidates, distance
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
 from parity.trace.calls import Call, leaves
+
+Ways = Mapping[str, tuple[str, Layout]]
+"""Of a port's inputs, by path, the reference's path and the layout."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Link:
 
     reference: str
     port: str
-    inputs: Mapping[str, tuple[str, Layout]] = field(default_factory=dict)
+    inputs: Ways = field(default_factory=dict)
     outputs: Mapping[str, tuple[str, Layout]] = field(default_factory=dict)
     reason: str = "the same name"
     confidence: float = 1.0
@@ -116,7 +120,7 @@ def links_by_pairing(
         ours = observe_mlx(port, lambda: pair.call(port, arrays))
         settle = _Settle(theirs, ours, dict(reference.named_modules()), dict(port.named_modules()), seed)
         pairing = pair_trees(theirs.nodes, ours.nodes, _renames(pair, theirs, ours), settle)
-    return links_of(pairing)
+        return _with_settled_inputs(links_of(pairing), settle)
 
 
 def links_of(pairing: Pairing) -> Links:
@@ -142,6 +146,11 @@ def _link(match: Match) -> Link:
         if not _is_input(one) and not _is_input(other)
     }
     return Link(match.reference, match.port, inputs, outputs, match.reason, match.confidence)
+
+
+def _with_settled_inputs(links: Links, settle: _Settle) -> Links:
+    """Find out by a run how inputs lie whose values differ, since something before them is wrong."""
+    return replace(links, links=tuple(replace(it, inputs=settle.inputs(it) or it.inputs) for it in links.links))
 
 
 def _is_input(path: str) -> bool:
@@ -273,8 +282,27 @@ class _Settle:
         truth = self._reference_output(one)
         if truth is None:
             return math.inf
-        return min(
-            (self._distance(truth, other, inputs, layout) for inputs in self._inputs(one, other)), default=math.inf
+        return min((self._distance(truth, one, other, way, layout) for way in self._ways(one, other)), default=math.inf)
+
+    def inputs(self, link: Link) -> Ways | None:
+        """Return how the inputs of two modules lie if their values do not tell and a run does."""
+        one, other = self.reference.calls.get(link.reference), self.port.calls.get(link.port)
+        if one is None or other is None or self._told_by_values(link, one, other):
+            return None
+        layout = next((layout for _, layout in link.outputs.values()), None)
+        truth = self._reference_output(one)
+        ways = list(self._ways(one, other))
+        if layout is None or truth is None or len(ways) < 2:
+            return None
+        found = [self._distance(truth, one, other, way, layout) for way in ways]
+        best = int(np.argmin(found))
+        return ways[best] if found[best] <= number("agree") else None
+
+    def _told_by_values(self, link: Link, one: Call, other: Call) -> bool:
+        return all(
+            distance(*layout.align(values_of(one.inputs[there]), numpy_from_mlx(other.inputs[here])[0]))
+            <= number("agree")
+            for here, (there, layout) in link.inputs.items()
         )
 
     def _fresh(self, call: Call) -> dict[str, AnyArray]:
@@ -294,21 +322,19 @@ class _Settle:
             made = leaves(module(*args, **kwargs))
         return next((np.asarray(values_of(tensor), dtype=np.float64) for tensor in made.values()), None)
 
-    def _inputs(self, one: Call, other: Call) -> Iterator[dict[str, AnyArray]]:
-        fresh = self._fresh(one)
+    def _ways(self, one: Call, other: Call) -> Iterator[Ways]:
+        shapes = {path: tuple(tensor.shape) for path, tensor in one.inputs.items()}
         paths = shared_inputs(one, other, {}).paths
         missing = [path for path in other.inputs if path not in paths]
-        unused = [path for path in fresh if path not in paths.values()]
+        unused = [path for path in shapes if path not in paths.values()]
         paths = {**paths, **dict(zip(missing, unused, strict=False))}
-        ways = [candidates(fresh[there].shape, tuple(other.inputs[here].shape)) for here, there in paths.items()]
-        for layouts in itertools.islice(itertools.product(*ways), _WAYS):
-            yield {
-                here: layout.apply(fresh[there]) for (here, there), layout in zip(paths.items(), layouts, strict=True)
-            }
+        each = [candidates(shapes[there], tuple(other.inputs[here].shape)) for here, there in paths.items()]
+        for layouts in itertools.islice(itertools.product(*each), _WAYS):
+            yield {here: (there, layout) for (here, there), layout in zip(paths.items(), layouts, strict=True)}
 
-    def _distance(self, truth: Array, other: Call, inputs: Mapping[str, AnyArray], layout: Layout) -> float:
-        module = self.port_modules[other.module]
-        arrays = {path: in_port(values, other.inputs[path]) for path, values in inputs.items()}
+    def _distance(self, truth: Array, one: Call, other: Call, way: Ways, layout: Layout) -> float:
+        module, fresh = self.port_modules[other.module], self._fresh(one)
+        arrays = {here: in_port(how.apply(fresh[there]), other.inputs[here]) for here, (there, how) in way.items()}
         args, kwargs = rebuilt(other, type(module).__call__.__get__(module), arrays)
         made = leaves(module(*args, **kwargs))
         ours = next((numpy_from_mlx(array)[0] for array in made.values()), None)

@@ -1,4 +1,4 @@
-"""The page about one's own models: its code is that of the examples, and its commands print what it says."""
+"""The pages about one's own models and blame: code is that of the examples, commands print what is said."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ pytest_plugins = ("pytester",)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^    \$ (.+)\n((?:    .+\n)+)", PAGE, re.MULTILINE)
+BLAME = (ROOT / "docs" / "blame.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^    \$ (.+)\n((?:    .+\n)+)", PAGE + BLAME, re.MULTILINE)
 PARITY = [(command, output) for command, output in BLOCKS if command.startswith("parity ")]
 PYTEST = [(command, output) for command, output in BLOCKS if command.startswith("pytest ")]
 
@@ -28,10 +29,10 @@ def assert_printed(output: str, stdout: str) -> None:
     assert missing == [], stdout
 
 
-def test_the_page_has_commands_of_either_kind() -> None:
-    assert len(PARITY) == 3
+def test_the_pages_have_commands_of_either_kind() -> None:
+    assert len(PARITY) == 5
     assert len(PYTEST) == 1
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
 
 
 @pytest.fixture
