@@ -134,6 +134,17 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "roundings align",
         "`parity float64`",
     ),
+    "outside": Constant(
+        100.0,
+        "what is done outside of all modules (a sum, a loss, a slice) may add this many times the largest error of a "
+        "module, or u if that is larger: it is seen only where every module keeps within its allowance",
+        "a sum of n terms loses up to n u; 100 of one size are more than any model sums outside of its modules",
+    ),
+    "signature": Constant(
+        1e-3,
+        "share of a residual that a simple operation may leave unexplained and still be named",
+        "another fault leaves about 1, rounding at f64 about 1e-12 of a fault of 1e-4",
+    ),
     "zoo_float64": Constant(
         1e-10,
         "rel L2 of a port's logits from the reference's, float64 against float64: 1e6 u for two or three layers; the "

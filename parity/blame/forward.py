@@ -22,7 +22,7 @@ from parity.blame.table import CALL, BlameRow, BlameTable, largest
 from parity.metrics import compare_special
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
-from parity.tolerance import propagated
+from parity.tolerance import constant, propagated
 from parity.trace.calls import Call, leaves
 from parity.trace.mlx_capture import mlx_side
 from parity.trace.together import advance_together
@@ -128,7 +128,8 @@ class _Judge:
     ) -> None:
         self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
         self.rung, self.generator, self.on_row = rung, torch.Generator().manual_seed(seed), on_row
-        self.links, self.explain = links, explain
+        self.links = {(link.reference, link.port): link for link in links.links}
+        self.explain = explain
         self.rows: list[BlameRow] = []
 
     def __call__(self, reference: Call, port: Call) -> None:
@@ -138,7 +139,7 @@ class _Judge:
         self.on_row(row)
 
     def _row(self, reference: Call, port: Call) -> BlameRow:
-        joint = join(self.links.of(reference.module, port.module), reference, port)
+        joint = join(self.links[reference.module, port.module], reference, port)
         given = {path: joint.to_port(path, values_of(reference.inputs[other])) for path, other in joint.paths.items()}
         arrays = {path: in_port(values, port.inputs[path]) for path, values in given.items()}
         rounded = {joint.paths[path]: joint.to_reference(path, _numbers(array)) for path, array in arrays.items()}
@@ -231,7 +232,7 @@ class _Judge:
         truth = {path: values_of(tensor) for path, tensor in reference.items()}
         made = {path: _numbers(array) for path, array in port.items()}
         found = compare_outputs(made, truth, None, self.rung)
-        beyond = found.error > OUTSIDE * self.rung.u * max(self._loudest, 1.0)
+        beyond = found.error > constant("outside") * self.rung.u * max(self._loudest, 1.0)
         if not beyond:
             return None
         row = BlameRow(
@@ -243,10 +244,6 @@ class _Judge:
     def _loudest(self) -> float:
         """The largest error that any module gave out, in units of u."""
         return max((row.total / self.rung.u for row in self.rows), default=0.0)
-
-
-OUTSIDE: Final = 100.0
-"""Factor on the largest error inside that what is done outside of all modules may add: sums, a loss, a slice."""
 
 
 class Comparison:

@@ -248,6 +248,12 @@ def join(link: Link, reference: Call, port: Call) -> Joint:
     notes = shared.notes
     if fitted_outputs is None:
         notes = (*notes, "its outputs have other shapes than in its first call")
+    elif fitted_outputs:
+        taken = {other for other, _ in fitted_outputs.values()}
+        alone = [path for path in reference.outputs if path not in fitted_outputs]
+        notes = (*notes, *(f"its output {path} has no counterpart in the port" for path in alone))
+        alone = [path for path in port.outputs if path not in taken]
+        notes = (*notes, *(f"the port's output {path} has no counterpart" for path in alone))
     return Joint(shared.paths, layouts, fitted_outputs, notes)
 
 

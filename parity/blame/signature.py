@@ -12,9 +12,7 @@ from typing import Final
 import numpy as np
 
 from parity.spec.arrays import Array
-
-EXPLAINED: Final = 1e-3
-"""Share of the residual that a signature may leave: another fault leaves 1, rounding at f64 leaves 1e-12."""
+from parity.tolerance import constant
 
 
 def residual_signature(port: Array, reference: Array, inputs: Mapping[str, Array] | None = None) -> str:
@@ -34,7 +32,7 @@ def residual_signature(port: Array, reference: Array, inputs: Mapping[str, Array
     if size == 0:
         return ""
     for words, prediction in _hypotheses(port, reference, inputs or {}):
-        if float(np.linalg.norm(port - prediction)) <= EXPLAINED * size:
+        if float(np.linalg.norm(port - prediction)) <= constant("signature") * size:
             return words
     return _places(residual, size)
 
@@ -108,7 +106,7 @@ def _places(residual: Array, size: float) -> str:
             continue
         others = tuple(i for i in range(residual.ndim) if i != axis)
         norms = np.sqrt(np.sum(np.square(residual), axis=others))
-        where = np.flatnonzero(norms > EXPLAINED * size / np.sqrt(length))
+        where = np.flatnonzero(norms > constant("signature") * size / np.sqrt(length))
         if 0 < where.size <= length // 2:
             return f"confined to {_range(where.tolist())} of axis {axis} ({length} long)"
     return "of no simple form"
