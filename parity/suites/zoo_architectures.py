@@ -18,7 +18,7 @@ import mlx.nn as mlx_nn
 import numpy as np
 
 from parity.backends.convert import mlx_from_numpy
-from parity.suites.zoo import Architecture, Red, Remedy, Weights, windowed, without_biases
+from parity.suites.zoo_sides import Architecture, Red, Remedy, Weights, windowed, without_biases
 
 _SIZES: Final[Mapping[str, Any]] = {
     "vocab_size": 97,
@@ -68,6 +68,8 @@ _MAMBA2_SIZES: Final[Mapping[str, Any]] = {
 }
 _EXPERTS: Final[Mapping[str, Any]] = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _LFM2_LAYERS: Final = ["conv", "full_attention", "conv", "full_attention"]
+KEY_MULTIPLIER: Final = 0.4
+"""Factor on the keys of the row called 'key_multiplier'."""
 WINDOW: Final = 5
 """Sliding window, shorter than the sequence so that it is seen."""
 CLIP: Final = 0.5
@@ -87,16 +89,16 @@ def _rope(theta: float = THETA, **others: Any) -> dict[str, Any]:
 # --- causes ---------------------------------------------------------------------------------------------------------
 
 
-def _dropped(source: str, own: str, culprit: str = "self_attn.rope", **fields: Any) -> Red:
+def _dropped(source: str, own: str, **fields: Any) -> Red:
     """A field that lies in `rope_parameters`, where the port does not look, so that it takes its `own` default."""
     wanted = " and ".join(f"{name} = {value}" for name, value in fields.items())
     cause = f"the configuration says {wanted} inside rope_parameters, which the port does not read: it takes {own}"
-    return Red(culprit, "field not carried", cause, f"{source}; rope_parameters", Remedy(fields))
+    return Red(("self_attn.rope",), "field not carried", cause, f"{source}; rope_parameters", Remedy(fields))
 
 
 def _required(source: str, why: str, **fields: Any) -> Red:
     """A field that the port demands and the configuration of today calls something else, or not at all."""
-    return Red("", "field required", f"no module is built: {why}", source, Remedy(fields))
+    return Red((), "field required", f"no module is built: {why}", source, Remedy(fields))
 
 
 def _required_rope(source: str, **fields: Any) -> Red:
@@ -106,9 +108,9 @@ def _required_rope(source: str, **fields: Any) -> Red:
     )
 
 
-def _tanh_gelu(source: str, default: str, **fields: Any) -> Red:
+def _tanh_gelu(source: str, default: str, culprits: tuple[str, ...] = ("mlp",), **fields: Any) -> Red:
     return Red(
-        "mlp",
+        culprits,
         "defect",
         f"the activation is hard-wired to the exact GELU; the configuration says gelu_pytorch_tanh{default}",
         source,
@@ -134,7 +136,7 @@ def _slide_even_layers(model: Any) -> None:
 
 def _no_window(source: str) -> Red:
     return Red(
-        "layers.0.self_attn",
+        ("self_attn",),
         "defect",
         "every layer has a sliding window, which the port does not know: its mask is causal and nothing more. "
         "Sequences of up to sliding_window tokens do not show it",
@@ -197,6 +199,12 @@ def _norm_of_chosen(model: Any) -> None:
                 return (super().__call__(x) - shared) / chosen + shared
 
         block.__class__ = Normed
+
+
+def _scale_keys(weights: Weights) -> Weights:
+    return {
+        name: value * KEY_MULTIPLIER if name.endswith("k_proj.weight") else value for name, value in weights.items()
+    }
 
 
 def _without_transformer(weights: Weights) -> Weights:
@@ -301,6 +309,13 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         "qwen2",
         _dropped("qwen2.py:27", "1000000", rope_theta=10000.0),
     ),
+    Architecture(
+        "qwen2, 64 wide",
+        "Qwen2",
+        _sizes(hidden_size=64, intermediate_size=128, num_hidden_layers=2),
+        "qwen2",
+        _dropped("qwen2.py:27", "1000000", rope_theta=10000.0),
+    ),
     Architecture("qwen3", "Qwen3", _sizes(head_dim=8), "qwen3"),
     Architecture("qwen3, rope_theta", "Qwen3", _sizes(head_dim=8, rope_parameters=_rope()), "qwen3"),
     Architecture("olmo2", "Olmo2", _sizes(), "olmo2"),
@@ -332,9 +347,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         "Phi",
         _sizes(),
         "phi",
-        _dropped(
-            "phi.py:21 and 63", "0.4, hence 3 features, which rope refuses", culprit="", partial_rotary_factor=0.5
-        ),
+        _dropped("phi.py:21 and 63", "0.4, hence 3 features, which rope refuses", partial_rotary_factor=0.5),
     ),
     Architecture(
         "gemma",
@@ -350,7 +363,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(head_dim=8, tie_word_embeddings=True, query_pre_attn_scalar=8, sliding_window=WINDOW),
         "gemma2",
         Red(
-            "layers.0.self_attn",
+            ("layers.0.self_attn", "layers.2.self_attn"),
             "defect",
             "every second layer has a sliding window, which the port does not know: all layers share one causal mask. "
             "Sequences of up to sliding_window (4096) tokens do not show it",
@@ -370,7 +383,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         ),
         "gemma3_text",
         Red(
-            "model",
+            ("model",),
             "defect",
             "the factor sqrt(hidden_size) on the embeddings is rounded to bfloat16 whatever the weights' dtype, "
             "5.65625 for 5.65685; the reference rounds it to the weights' dtype. A hidden size that is a power "
@@ -387,7 +400,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(sliding_window=WINDOW),
         "llama",
         Red(
-            "layers.0.self_attn",
+            ("self_attn",),
             "field not carried",
             "every layer has a sliding window; the port takes the window and slides only layers that layer_types "
             "names, a field that a Mistral configuration does not have",
@@ -435,6 +448,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _tanh_gelu(
             "starcoder2.py:82 and 22; hidden_act, rope_parameters",
             ", and rope_theta = 10000 inside rope_parameters, where the port takes 100000",
+            culprits=("mlp", "self_attn.rope"),
             rope_theta=10000.0,
         ),
     ),
@@ -444,7 +458,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(head_dim=8),
         "glm",
         Red(
-            "self_attn.rope",
+            ("self_attn.rope",),
             "defect",
             "all features of a head are turned where the configuration says partial_rotary_factor = 0.5: the port has "
             "no such field. glm4.py has",
@@ -517,7 +531,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _GPT_SIZES,
         "gpt2",
         Red(
-            "",
+            (),
             "field required",
             "n_ctx is gone, and n_positions says the same. Beyond that, a checkpoint saved today calls its weights "
             "'transformer.h.0...', which sanitize does not know: it takes 'h.0...', as in the first release",
@@ -525,6 +539,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             Remedy(fields={"n_ctx": 64}, weights=_without_transformer),
         ),
         model="GPT2LMHeadModel",
+        renamed={"transformer": "model"},
     ),
     Architecture(
         "gpt2, scaled by layer",
@@ -532,7 +547,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         {**_GPT_SIZES, "scale_attn_by_inverse_layer_idx": True},
         "gpt2",
         Red(
-            "h.1.attn",
+            ("h.1.attn", "h.2.attn"),
             "field not carried",
             "scale_attn_by_inverse_layer_idx is not a field of the port: scores are not divided by the number of the "
             "layer. Beyond that, n_ctx and the weights' names, as above",
@@ -540,6 +555,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             Remedy(fields={"n_ctx": 64}, repair=_divide_by_layer, weights=_without_transformer),
         ),
         model="GPT2LMHeadModel",
+        renamed={"transformer": "model"},
     ),
     Architecture(
         "gpt_neox",
@@ -547,13 +563,14 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         {**{name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}, "intermediate_size": 128},
         "gpt_neox",
         Red(
-            "",
+            ("mlp",),
             "field required",
             "rotary_emb_base and rotary_pct lie in rope_parameters, as rope_theta and partial_rotary_factor. Given "
             "them, it uses GELU's tanh approximation where the configuration says gelu, which is exact",
             "gpt_neox.py:24, 25 and 100; rope_parameters, hidden_act",
             Remedy(fields={"rotary_emb_base": 10000, "rotary_pct": 0.25}, names={"mlx.nn.gelu_approx": "gelu"}),
         ),
+        renamed={"gpt_neox": "model", "layers": "h"},
     ),
     Architecture(
         "gpt_bigcode",
@@ -561,7 +578,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _GPT_SIZES,
         "gpt_bigcode",
         Red(
-            "",
+            ("mlp",),
             "field required",
             "n_inner = None stands for 4 n_embd; the port takes it for a size. Given one, it uses the exact GELU where "
             "the configuration says gelu_pytorch_tanh",
@@ -576,7 +593,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         {**_STATE_SIZES, "tie_word_embeddings": True, "layer_norm_epsilon": 1e-2},
         "mamba",
         Red(
-            "norm",
+            ("norm",),
             "field not carried",
             "layer_norm_epsilon is not a field of the port: all norms keep the 1e-5 of nn.RMSNorm",
             "mamba.py:163 and 174; layer_norm_epsilon",
@@ -601,7 +618,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         {**_MAMBA2_SIZES, "n_groups": 2},
         "mamba2",
         Red(
-            "mixer.norm",
+            ("mixer.norm",),
             "defect",
             "the gated norm takes its mean square over all features, the reference over those of each of n_groups "
             "groups; and intermediate_size is demanded, as above",
@@ -615,7 +632,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         {**_MAMBA2_SIZES, "layer_norm_epsilon": 1e-2},
         "mamba2",
         Red(
-            "norm",
+            ("norm",),
             "field not carried",
             "layer_norm_epsilon reaches the gated norms alone; the norm before every mixer keeps the 1e-5 of "
             "nn.RMSNorm, and intermediate_size is demanded, as above",
@@ -629,6 +646,19 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(**_FALCON_H1),
         "falcon_h1",
         _dropped("falcon_h1.py:60", "100000000000", rope_theta=10000.0),
+    ),
+    Architecture(
+        "falcon_h1, key_multiplier",
+        "FalconH1",
+        _sizes(key_multiplier=KEY_MULTIPLIER, rope_parameters=_rope(100000000000.0), **_FALCON_H1),
+        "falcon_h1",
+        Red(
+            ("self_attn",),
+            "defect",
+            "sanitize folds key_multiplier into weights called key_proj, and there are none: they are called k_proj",
+            "falcon_h1.py:472 to 475; key_multiplier",
+            Remedy(weights=_scale_keys),
+        ),
     ),
     Architecture(
         "jamba",
@@ -657,13 +687,14 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(num_hidden_layers=4, layer_types=_LFM2_LAYERS, num_dense_layers=1, tie_word_embeddings=True, **_EXPERTS),
         "lfm2_moe",
     ),
-    Architecture("mixtral", "Mixtral", _sizes(num_local_experts=6), "mixtral"),
+    Architecture("mixtral", "Mixtral", _sizes(num_local_experts=6), "mixtral", renamed={"mlp": "block_sparse_moe"}),
     Architecture(
         "mixtral, window",
         "Mixtral",
         _sizes(num_local_experts=6, sliding_window=WINDOW),
         "mixtral",
         _no_window("mixtral.py:176"),
+        renamed={"mlp": "block_sparse_moe"},
     ),
     Architecture(
         "qwen2_moe",
@@ -678,7 +709,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(shared_expert_intermediate_size=24, norm_topk_prob=True, rope_parameters=_rope(1000000.0), **_EXPERTS),
         "qwen2_moe",
         Red(
-            "mlp",
+            ("mlp",),
             "field not carried",
             "norm_topk_prob is not a field of the port: the probabilities of the chosen experts are never divided by "
             "their sum. qwen3_moe.py does",
@@ -705,7 +736,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(num_experts=6, num_experts_per_tok=2, clip_qkv=CLIP),
         "olmoe",
         Red(
-            "self_attn",
+            ("self_attn",),
             "field not carried",
             "clip_qkv is not a field of the port: queries, keys and values are not clipped",
             "olmoe.py:77 and 78; clip_qkv",
@@ -732,7 +763,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _sizes(num_local_experts=6),
         "phimoe",
         Red(
-            "",
+            ("self_attn.rope",),
             "defect",
             "attention and head have biases whatever attention_bias and lm_head_bias say, so strict loading misses "
             "them; rope_theta = 1000000 lies in rope_parameters",
@@ -761,7 +792,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         "GptOss",
         _gpt_oss_sizes(rope_parameters=_rope(150000.0)),
         "gpt_oss",
-        Red("", "weights not carried", _UNQUANTISED, _UNQUANTISED_SOURCE, Remedy(weights=_experts_as_linear)),
+        Red((), "weights not carried", _UNQUANTISED, _UNQUANTISED_SOURCE, Remedy(weights=_experts_as_linear)),
     ),
     Architecture(
         "gpt_oss, yarn",
@@ -769,7 +800,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         _gpt_oss_sizes(),
         "gpt_oss",
         Red(
-            "self_attn.rope",
+            ("self_attn.rope",),
             "defect",
             "the range of features that are interpolated is rounded to whole ones whatever the configuration says: "
             "truncate = False, the model's default, is not known. Beyond that, the angles' scaling lies in "

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from parity.errors import TargetError
-from parity.suites import zoo
-from parity.suites.zoo import Architecture, Red, Remedy, ZooRow, requirements, run_zoo
+from parity.suites import zoo, zoo_sides
+from parity.suites.zoo import ZooRow, requirements, run_zoo
 from parity.suites.zoo_architectures import ARCHITECTURES, named
+from parity.suites.zoo_sides import Architecture, Red, Remedy
 
 MISSING = requirements()
 installed = pytest.mark.skipif(bool(MISSING), reason=MISSING or "installed")
@@ -90,7 +91,12 @@ def test_a_green_row(name: str) -> None:
 @installed
 def test_qwen2_differs_by_the_base_of_its_rotary_angles_and_by_nothing_else() -> None:
     measured = row("qwen2")
-    assert (measured.verdict, measured.explained, measured.culprit) == ("red", True, "self_attn.rope")
+    assert (measured.verdict, measured.explained, measured.culprits) == ("red", True, ("self_attn.rope",))
+    assert [each.module for each in measured.blamed] == [f"model.layers.{place}.self_attn" for place in range(3)]
+    assert {each.verdict for each in measured.blamed} == {"wiring"}
+    assert measured.given.meaning.kind == "different meaning"
+    assert measured.remedied is not None
+    assert measured.remedied.meaning.kind == "rounding"
     assert measured.given.f64 is not None
     assert measured.given.f64 > 1e-2
     assert measured.remedied is not None
@@ -100,10 +106,29 @@ def test_qwen2_differs_by_the_base_of_its_rotary_angles_and_by_nothing_else() ->
 
 
 @installed
+def test_with_initial_weights_qwen2_differs_by_some_thousandths() -> None:
+    (measured,) = run_zoo(named("qwen2, 64 wide"), initial=True)
+    assert measured.explained
+    assert measured.given.f64 is not None
+    assert measured.given.largest is not None
+    assert 2e-3 < measured.given.f64 < 4e-3
+    assert 12_900 < 2**measured.given.largest < 15_000
+
+
+@installed
 def test_short_convolutions_and_grouped_queries_are_green_once_a_renamed_field_is_given() -> None:
     measured = row("lfm2")
     assert measured.explained
     assert "block_dim" in measured.given.refusal
+    assert (measured.granted, measured.blamed, measured.given.meaning.kind) == (("block_dim",), (), "not comparable")
+
+
+@installed
+def test_a_port_that_refuses_is_blamed_for_what_it_does_once_it_is_built() -> None:
+    measured = row("gpt2, scaled by layer")
+    assert measured.explained
+    assert measured.granted == ("n_ctx", "weights")
+    assert {each.module for each in measured.blamed} == {"model.h.1.attn", "model.h.2.attn"}
 
 
 @installed
@@ -125,7 +150,7 @@ def other_epsilon(model: Any) -> None:
 
 
 def other_mask(model: Any) -> None:
-    zoo.windowed(model.layers[2], 11)
+    zoo_sides.windowed(model.layers[2], 11)
 
 
 def in_float32(model: Any) -> None:
@@ -148,28 +173,31 @@ def without_a_number(model: Any) -> None:
     model.model.norm.weight = model.model.norm.weight * float("nan")
 
 
-FAULTS: list[tuple[Callable[[Any], None], str]] = [
-    (slightly_off, "differs at float64"),
-    (other_epsilon, "differs at float64"),
-    (other_mask, "differs at float64"),
-    (in_float32, "differs at float64"),
-    (coarse_in_float32, "lose more than 3 bits"),
-    (without_a_number, "differs at float64"),
+FAULTS: list[tuple[Callable[[Any], None], str, str]] = [
+    (slightly_off, "differs at float64", "model.layers.1.mlp.down_proj"),
+    (other_epsilon, "differs at float64", "model.layers.0.input_layernorm"),
+    (other_mask, "differs at float64", "model.layers.2.self_attn"),
+    (in_float32, "differs at float64", "model.norm"),
+    (coarse_in_float32, "lose more than 3 bits", "lm_head"),
+    (without_a_number, "differs at float64", "model.norm"),
 ]
 
 
 @installed
-@pytest.mark.parametrize(("fault", "problem"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
-def test_a_fault_planted_in_a_port_turns_a_green_row_red(fault: Callable[[Any], None], problem: str) -> None:
+@pytest.mark.parametrize(("fault", "problem", "module"), FAULTS, ids=[fault.__name__ for fault, _, _ in FAULTS])
+def test_a_fault_planted_in_a_port_turns_a_green_row_red(
+    fault: Callable[[Any], None], problem: str, module: str
+) -> None:
     measured = row("llama", fault)
     assert (measured.verdict, measured.explained) == ("red", False)
     assert problem in measured.given.problem
+    assert [each.module for each in measured.blamed] == [module]
 
 
 @installed
 def test_what_the_port_rounds_unseen_is_reported_as_its_leak() -> None:
     (architecture,) = named("llama")
-    _, leaks = zoo.port_logits(architecture, zoo.exhibit(architecture, 0), "float64", spoil=in_float32)
+    _, leaks = zoo_sides.port_logits(architecture, zoo_sides.exhibit(architecture, 0), "float64", spoil=in_float32)
     assert leaks == ("array.astype",)
 
 
@@ -178,17 +206,36 @@ def changed(name: str, **others: Any) -> Architecture:
     return dataclasses.replace(architecture, **others)
 
 
-def wrongly_explained(remedy: Remedy) -> Architecture:
-    return changed("qwen2", red=Red("", "field not carried", "guessed", "qwen2.py:1", remedy))
+THETA = Remedy(fields={"rope_theta": 10000.0})
+
+
+def wrongly_explained(remedy: Remedy, *culprits: str) -> Architecture:
+    return changed("qwen2", red=Red(culprits, "field not carried", "guessed", "qwen2.py:1", remedy))
 
 
 WRONG_CAUSES = {
-    "another field": wrongly_explained(Remedy(fields={"rms_norm_eps": 1e-5})),
-    "an idle part": wrongly_explained(Remedy(fields={"rope_theta": 10000.0, "rope_traditional": False})),
-    "an idle repair": wrongly_explained(Remedy(fields={"rope_theta": 10000.0}, repair=lambda _model: None)),
+    "another field": wrongly_explained(Remedy(fields={"rms_norm_eps": 1e-5}), "self_attn.rope"),
+    "an idle part": wrongly_explained(
+        Remedy(fields={"rope_theta": 10000.0, "rope_traditional": False}), "self_attn.rope"
+    ),
+    "an idle repair": wrongly_explained(
+        Remedy(fields={"rope_theta": 10000.0}, repair=lambda _model: None), "self_attn.rope"
+    ),
+    "another module": wrongly_explained(THETA, "mlp"),
+    "one module too many": wrongly_explained(THETA, "self_attn.rope", "mlp"),
+    "one layer of three": wrongly_explained(THETA, "layers.0.self_attn"),
+    "no module": wrongly_explained(THETA),
     "no cause": changed("qwen2", red=None),
-    "a cause of nothing": changed("llama", red=Red("", "defect", "guessed", "llama.py:1", Remedy({"rope_theta": 1e4}))),
+    "a cause of nothing": changed(
+        "llama", red=Red((), "defect", "guessed", "llama.py:1", Remedy({"rope_theta": 10000.0}))
+    ),
 }
+
+
+@installed
+def test_the_same_remedy_explains_the_row_where_the_module_is_stated_rightly() -> None:
+    (measured,) = run_zoo([wrongly_explained(THETA, "self_attn.rope")])
+    assert measured.explained
 
 
 @installed
