@@ -29,6 +29,7 @@ from parity import (
     oracle_command,
     replay_command,
     trace_command,
+    zoo_command,
 )
 from parity.errors import CaseError, ConfigError, ParityError
 from parity.plain import json_text
@@ -571,6 +572,7 @@ laws_command.register(app, _guarded)
 oracle_command.register(app, _guarded)
 extremes_command.register(app, _guarded)
 trace_command.register(app, _guarded)
+zoo_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()
