@@ -40,6 +40,17 @@ def golden(session: nox.Session) -> None:
 
 
 @nox.session
+def zoo(session: nox.Session) -> None:
+    """Compare architectures of transformers with their ports in mlx-lm: every row as it is known to be, or explained.
+
+    Arguments replace those of `parity zoo`.
+    """
+    install(session, "zoo", "test")
+    session.run("parity", "zoo", *(session.posargs or ["--jobs", "2"]))
+    session.run("pytest", "-n", "auto", "tests/zoo")
+
+
+@nox.session
 def false_alarms(session: nox.Session) -> None:
     """Count the false alarms of 1,000 runs of a right port: some hours. Arguments replace those of `parity calibrate`.
 
