@@ -25,6 +25,7 @@ from parity.errors import CalibrationError, OutputError
 from parity.pairs import Pair
 from parity.plain import plain
 from parity.spec.profile import HyperProfile
+from parity.targets import source_folder
 
 FORMAT: Final = 1
 PACKAGES: Final = ("parity", "reference_torch", "mlx_impl")
@@ -41,6 +42,7 @@ def header_of(pairs: Sequence[Pair], profiles: Sequence[HyperProfile]) -> dict[s
         "format": FORMAT,
         "code": code_hash(),
         "components": [pair.name for pair in pairs],
+        "own": {pair.target: folder_hash(source_folder(pair.target)) for pair in pairs if pair.target},
         "profiles": [profile.model_dump() for profile in profiles],
         "versions": dict(environment.versions),
         "switches": dict(environment.switches),
@@ -55,6 +57,15 @@ def code_hash() -> str:
         for name, file in _files(resources.files(package), package):
             content = file.read_bytes()
             digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def folder_hash(folder: Path) -> str:
+    """Return the same digits over the Python files of a folder, those of somebody's own pairs and models."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 

@@ -25,6 +25,17 @@ def is_own(target: str) -> bool:
     return ":" in target or target.endswith(".py")
 
 
+def source_folder(target: str) -> Path:
+    """Return the folder of the file or module that an own target names; it has been loaded."""
+    place = target.partition("::")[0]
+    if place.endswith(".py"):
+        return Path(place).resolve().parent
+    file = sys.modules[place.partition(":")[0]].__file__
+    if file is None:
+        raise TargetError(f"the module of target {target!r} is no file: its source cannot be told from another")
+    return Path(file).resolve().parent
+
+
 @dataclass(frozen=True)
 class _Found:
     """A pair, and the target that names it alone."""

@@ -20,9 +20,9 @@ from typing import Any, Final
 import mlx.core as mx
 import torch
 
-from parity.backends.nodes import nodes_of_mlx, nodes_of_torch
+from parity.backends.nodes import observe_mlx, observe_torch
 from parity.backends.widened import widened_reference
-from parity.blame import BlameRow, BlameTable, trace_forward
+from parity.blame import BlameRow, BlameTable, Link, Links, trace_forward
 from parity.pairing import Node
 from parity.spec.arrays import Array
 from parity.spec.precision import RUNGS, RungName
@@ -105,12 +105,14 @@ def blame_table(
         stack.enter_context(_main_outputs(shown.exact))
         port, _ = stack.enter_context(built_port(architecture, shown, RUNGS[rung].dtype, remedy, spoil))
         partner = partners(
-            nodes_of_torch(shown.exact, lambda: _CALLS.call(shown.exact, {"tokens": torch.from_numpy(shown.tokens)})),
-            nodes_of_mlx(port, lambda: _CALLS.call(port, {"tokens": mx.array(shown.tokens)})),
+            observe_torch(
+                shown.exact, lambda: _CALLS.call(shown.exact, {"tokens": torch.from_numpy(shown.tokens)})
+            ).nodes,
+            observe_mlx(port, lambda: _CALLS.call(port, {"tokens": mx.array(shown.tokens)})).nodes,
             architecture.renamed,
         )
-        partner = {name: other for name, other in partner.items() if other not in apart}
-        return trace_forward(_CALLS, shown.exact, port, inputs, RUNGS[rung], partner=partner)
+        links = Links(tuple(Link(name, other) for name, other in partner.items() if other not in apart))
+        return trace_forward(_CALLS, shown.exact, port, inputs, RUNGS[rung], links)
 
 
 def partners(reference: Sequence[Node], port: Sequence[Node], renamed: Mapping[str, str]) -> dict[str, str]:
@@ -185,8 +187,7 @@ class _Calls:
         return {"logits": module(inputs["tokens"])}
 
 
-_CALLS: Final[Any] = _Calls()
-"""All that blame asks of a pair, where it is told who is whose partner."""
+_CALLS: Final = _Calls()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import shutil
 import math
 import os
 import signal
@@ -426,3 +427,14 @@ def test_the_errors_are_a_users() -> None:
         pass
     with pytest.raises(OutputError), open_log(Path("/proc/none/log"), {"log": "a"}):
         pass
+
+
+def test_the_header_of_ones_own_pair_tells_every_file_beside_it(tmp_path: Path) -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    shutil.copytree(examples, tmp_path / "own", ignore=shutil.ignore_patterns("__pycache__"))
+    pairs = select([f"{tmp_path}/own/my_pairs.py::gated_mlp"])
+    before = header_of(pairs, [CANONICAL])
+    assert header_of(pairs, [CANONICAL]) == before
+    with (tmp_path / "own" / "gated_mlp_mlx.py").open("a", encoding="utf-8") as file:
+        file.write("# another port\n")
+    assert header_of(pairs, [CANONICAL]) != before
