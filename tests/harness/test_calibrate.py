@@ -6,9 +6,9 @@ import dataclasses
 import errno
 import fcntl
 import json
-import shutil
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
