@@ -593,7 +593,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         {**_STATE_SIZES, "tie_word_embeddings": True, "layer_norm_epsilon": 1e-2},
         "mamba",
         Red(
-            ("norm",),
+            ("norm", "norm_f"),
             "field not carried",
             "layer_norm_epsilon is not a field of the port: all norms keep the 1e-5 of nn.RMSNorm",
             "mamba.py:163 and 174; layer_norm_epsilon",
