@@ -240,6 +240,8 @@ class _Judge:
         made = self._port_gradients(call, other, arrays, ours, joint)
         truth = self._reference_gradients(call, rounded, theirs)
         unnamed = [name for name in truth if name not in made and not name.startswith(INPUT)]
+        floats = [path for path, tensor in call.inputs.items() if tensor.is_floating_point()]
+        lost = [INPUT + path for path in floats if path not in joint.paths.values()]
         runs = []
         for _ in range(DRAWS):
             with perturbed(self.reference[call.module], self.rung, self.generator):
@@ -264,7 +266,7 @@ class _Judge:
             worst=own.worst,
             notes=(*joint.notes, *own.notes),
             aliases=call.aliases,
-            missing=tuple(unnamed),
+            missing=(*unnamed, *lost),
         )
 
     def _reference_gradients(

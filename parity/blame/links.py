@@ -306,7 +306,7 @@ class _Settle:
 
     def _told_by_values(self, link: Link, one: Call, other: Call) -> bool:
         return all(
-            distance(*layout.align(values_of(one.inputs[there]), numpy_from_mlx(other.inputs[here])[0]))
+            distance(*layout.align(_float64(one.inputs[there]), numpy_from_mlx(other.inputs[here])[0]))
             <= number("agree")
             for here, (there, layout) in link.inputs.items()
         )
@@ -326,7 +326,7 @@ class _Settle:
         args, kwargs = rebuilt(call, module.forward, tensors)
         with torch.no_grad():
             made = leaves(module(*args, **kwargs))
-        return next((np.asarray(values_of(tensor), dtype=np.float64) for tensor in made.values()), None)
+        return next((_float64(tensor) for tensor in made.values()), None)
 
     def _ways(self, one: Call, other: Call) -> Iterator[Ways]:
         shapes = {path: tuple(tensor.shape) for path, tensor in one.inputs.items()}
@@ -347,6 +347,10 @@ class _Settle:
         if ours is None or layout.fitted(truth.shape, ours.shape) is not layout:
             return math.inf
         return distance(*layout.align(truth, ours))
+
+
+def _float64(tensor: Any) -> Array:
+    return np.asarray(values_of(tensor), dtype=np.float64)
 
 
 _WAYS: Final = 24

@@ -37,7 +37,7 @@ class BlameRow:
         notes: What could not be compared, and why.
         signature: What the own error looks like, where it is too large.
         aliases: Further names of the reference's module: one that several others share is a part of each.
-        missing: Its parameters whose gradients no array of the port is known to be.
+        missing: Its parameters and inputs whose gradients no array of the port is known to be.
     """
 
     module: str
@@ -127,7 +127,7 @@ class BlameTable:
         words = [self._accusation(row) for row in self.culprits] or ["no module errs beyond its allowance"]
         words += [f"{alone} calls were compared with nothing"] * (alone > 0)
         words += [f"the own error of {unknown} calls is unknown"] * (unknown > 0)
-        words += [f"gradients of {len(missing)} parameters were compared with nothing"] * bool(missing)
+        words += [f"gradients of {len(missing)} parameters and inputs were compared with nothing"] * bool(missing)
         return "; ".join(words)
 
     def _accusation(self, row: BlameRow) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from parity.pairing.constants import LEAST_CONFIDENCE, number
-from parity.pairing.evidence import Comparison, Evidence
+from parity.pairing.evidence import Comparison, Evidence, agreements
 from parity.pairing.fusion import Fusion, main_output
 from parity.pairing.kinds import IDENTITY, KINDS, Kinds, family_of
 from parity.pairing.layout import Agreement, Layout, candidates, settled
@@ -263,8 +263,9 @@ class _Judge:
 
     def _inputs_of_part(self, part: Node, whole: Node, parts_left: bool) -> dict[tuple[str, str], Layout]:
         if parts_left:
-            return {paths: it.layout for paths, it in self._compared(part.name, whole.name).inputs.items()}
-        found = self._compared(whole.name, part.name).inputs
+            found = agreements(part, whole, part.input_shapes, whole.input_shapes)
+            return {paths: it.layout for paths, it in found.items()}
+        found = agreements(whole, part, whole.input_shapes, part.input_shapes)
         return {(other, one): it.layout.inverse() for (one, other), it in found.items()}
 
     # --- modules without a partner ---

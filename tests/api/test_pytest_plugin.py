@@ -215,7 +215,7 @@ def test_a_mistake_fails_its_test_in_one_line(suite: pytest.Pytester, body: str,
 def test_it_composes_with_xdist(suite: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     suite.makepyfile(test_it=WAYS["list"].format("RIGHT, WRONG"))
-    result = suite.runpytest_subprocess("-n", "2", "--parity-rung", "f32", "--parity-out", "out", timeout=120)
+    result = suite.runpytest_subprocess("-n", "2", "--parity-rung", "f32", "--parity-out", "out", timeout=600)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*= parity =*", "PASS right: *", "FAIL wrong: *"])
     assert sorted(path.name for path in (suite.path / "out").iterdir()) == ["right", "wrong"]

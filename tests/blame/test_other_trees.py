@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +22,7 @@ from parity.examine import Bench
 from parity.spec.precision import RUNGS
 from parity.spec.profile import CANONICAL
 
+F64 = RUNGS["f64"]
 Spoil = Callable[[Any], None]
 BUILDS = {
     "fused": Build(),
@@ -134,6 +136,18 @@ def test_a_module_that_the_port_splits_is_judged_against_each_part(backward: boo
     table, _ = blame(complete(SPLIT), backward)
     assert table.passed, table.sentence()
     assert {(row.module, row.port) for row in table.rows} >= {("both", "left"), ("both", "right")}
+
+
+def test_an_input_whose_gradient_nothing_is_compared_with_is_no_pass() -> None:
+    pair = complete(SPLIT)
+    bench = Bench(pair, corpus_cases(pair, 0)[0], CANONICAL, intermediates=False)
+    port = bench.modules.port(CANONICAL, F64)
+    with arithmetic(pair, F64):
+        links = links_by_pairing(pair, bench.module, port, bench.inputs, F64)
+        blind = replace(links, links=tuple(replace(link, inputs={}) for link in links.links))
+        table = trace_backward(pair, bench.module, port, bench.inputs, F64, blind)
+    assert not table.passed
+    assert "gradients of 1 parameters and inputs were compared with nothing" in table.sentence()
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])

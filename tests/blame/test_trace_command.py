@@ -31,7 +31,7 @@ def test_depth_cuts_the_tree_and_not_the_verdict() -> None:
 def test_a_pair_of_ones_own_is_traced_with_reasons_for_its_partners() -> None:
     outcome = invoke("trace", f"{EXAMPLES / 'my_pairs.py'}::short_mixer", "--links")
     assert outcome.status == 0, outcome.stdout + outcome.stderr
-    assert "mlp = feed_forward: renamed" in outcome.stdout
+    assert "mlp = feed_forward: rename table: " in outcome.stdout
     assert "mlp.down = feed_forward.down: " in outcome.stdout
 
 
@@ -48,7 +48,7 @@ MISTAKES = {
     "several pairs": (["examples"], "has 2 pairs, one is traced: name it"),
     "unknown target": (["no_such"], "unknown target 'no_such'"),
     "unknown rung": (["mlp", "--rung", "f128"], "unknown rung 'f128'"),
-    "no module is called": (["hyena_buffers"], "no module of"),
+    "no module is called": (["hyena_buffers", "--rung", "f32"], "no module of"),
 }
 
 
