@@ -71,7 +71,7 @@ def group_of(family: str) -> str:
 
 @lru_cache(maxsize=4096)
 def words_of(name: str) -> frozenset[str]:
-    """Return the words of a class's or module's name in lower case: `BertSelfAttention` gives bert, self, attention."""
+    """Return the words of a class's or module's name in lower case: `LlamaAttention` gives llama, attention."""
     return frozenset(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
 
 
