@@ -509,20 +509,28 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
         "Apertus",
         _sizes(),
         "apertus",
-        _required(
+        Red(
+            ("self_attn.rope",),
+            "field required",
+            "rope_theta lies in rope_parameters; mlp_bias, post_norm and qk_norm are fields that the reference lacks. "
+            "Given them, it turns by unscaled angles: the scaling that the configuration says by default lies in "
+            "rope_parameters too, and rope_scaling is optional",
             "apertus.py:20 to 29; rope_parameters",
-            "rope_theta lies in rope_parameters; mlp_bias, post_norm and qk_norm are fields that the reference lacks",
-            mlp_bias=False,
-            post_norm=False,
-            qk_norm=True,
-            rope_theta=12000000.0,
-            rope_scaling={
-                "rope_type": "llama3",
-                "factor": 8.0,
-                "original_max_position_embeddings": 8192,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-            },
+            Remedy(
+                {
+                    "mlp_bias": False,
+                    "post_norm": False,
+                    "qk_norm": True,
+                    "rope_theta": 12000000.0,
+                    "rope_scaling": {
+                        "rope_type": "llama3",
+                        "factor": 8.0,
+                        "original_max_position_embeddings": 8192,
+                        "low_freq_factor": 1.0,
+                        "high_freq_factor": 4.0,
+                    },
+                }
+            ),
         ),
     ),
     Architecture(

@@ -145,6 +145,14 @@ def test_a_port_that_refuses_says_what_it_was_given() -> None:
     assert "| red | refuses | - | not comparable | given n_ctx, weights: no module errs | - |" in page
 
 
+def test_the_published_table_has_every_row_and_its_verdict() -> None:
+    page = (ROOT / "docs" / "zoo_table.md").read_text(encoding="utf-8")
+    known = {row.name: "green" if row.red is None else "red" for row in ARCHITECTURES}
+    assert published(page) == known
+    assert list(published(page)) == list(known)
+    assert page.rstrip().endswith("every one explained")
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
