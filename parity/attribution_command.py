@@ -12,7 +12,7 @@ from rich.console import Console
 
 from parity.errors import ConfigError
 from parity.plain import json_text
-from parity.spec.precision import RUNGS, Rung
+from parity.spec.precision import rung_called
 from parity.spec.profile import load_profile, require_built
 
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
 
 def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: int, as_json: bool) -> int:
-    profile, rung = load_profile(profile_choice), _rung(rung_name)
+    profile, rung = load_profile(profile_choice), rung_called(rung_name)
     require_built(profile)
     import torch
 
@@ -69,10 +69,3 @@ def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: in
         for line in (*lines, profile_sentence(answer, profile)):
             out.print(line, markup=False)
     return 0 if answer.passed else 1
-
-
-def _rung(name: str) -> Rung:
-    for known, rung in RUNGS.items():
-        if known == name:
-            return rung
-    raise ConfigError(f"unknown rung {name!r}; allowed: {', '.join(RUNGS)}")

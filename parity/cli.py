@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from parity import (
     attribution_command,
@@ -31,10 +30,11 @@ from parity import (
     trace_command,
     zoo_command,
 )
-from parity.errors import CaseError, ConfigError, ParityError
+from parity.errors import CaseError, ParityError
 from parity.plain import json_text
-from parity.spec.precision import RUNGS, RungName
+from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
+from parity.terminal import progress_bar
 
 app = typer.Typer(
     name="parity",
@@ -304,7 +304,7 @@ def _run(
     }
     if not chosen:
         sys.stderr.write(f"parity: seed {seed}\n")
-    with _progress() as progress:
+    with progress_bar() as progress:
         total = sum(len(plan_cases(plan, pair)) for pair in pairs)
         task = progress.add_task("starting", total=total)
 
@@ -342,7 +342,7 @@ def _calibrate(
     for name in profiles:
         require_built(load_profile(name))
     plan = CalibrationPlan(targets, profiles, range(seed, seed + runs), jobs, log)
-    with _progress() as progress:
+    with progress_bar() as progress:
         calibration = run_calibration(plan, progress, interruption.check)
     print_calibration(calibration, plan, as_json)
     return exit_status(calibration)
@@ -355,7 +355,7 @@ def _golden(folder: Path, as_json: bool) -> int:
 
     torch.set_num_threads(1)
     files = golden_files(folder)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("golden", total=len(files))
         reports = check_folder(folder, lambda name: progress.update(task, advance=1, description=name))
     out = Console(highlight=False, soft_wrap=True)
@@ -435,10 +435,7 @@ def _rungs(choices: list[str] | None) -> list[RungName]:
     Raises:
         ConfigError: A rung is unknown.
     """
-    named = [name for choice in choices or RUNGS for name in map(str.strip, choice.split(","))]
-    unknown = [name for name in named if name not in RUNGS]
-    if unknown:
-        raise ConfigError(f"unknown rung {unknown[0]!r}; allowed: {', '.join(RUNGS)}")
+    named = [rung_called(name).name for choice in choices or RUNGS for name in map(str.strip, choice.split(","))]
     return [rung for rung in RUNGS if rung in named]
 
 
@@ -462,20 +459,6 @@ def _seed(seed: int | None) -> int:
     if seed is not None:
         return seed
     return 0 if os.environ.get("CI") else secrets.randbelow(2**32)
-
-
-def _progress() -> Progress:
-    """A progress bar on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:26}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:

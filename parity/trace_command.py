@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from parity.errors import ConfigError, TargetError
 from parity.plain import json_text
-from parity.spec.precision import RUNGS, Rung
+from parity.spec.precision import Rung, rung_called
 from parity.spec.profile import HyperProfile, load_profile, require_built
 
 
@@ -81,7 +81,7 @@ class _Choice:
 
 
 def _trace(choice: _Choice) -> int:
-    profile, rung = load_profile(choice.profile), _rung(choice.rung)
+    profile, rung = load_profile(choice.profile), rung_called(choice.rung)
     require_built(profile)
     import torch
 
@@ -278,10 +278,3 @@ def _line(name: str, rows: list[Any], table: Any) -> Text:
         for note in row.notes:
             text.append(f"  [{note}]", style="dim")
     return text
-
-
-def _rung(name: str) -> Rung:
-    for known, rung in RUNGS.items():
-        if known == name:
-            return rung
-    raise ConfigError(f"unknown rung {name!r}; allowed: {', '.join(RUNGS)}")

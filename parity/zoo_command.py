@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from parity.errors import OutputError, TargetError
 from parity.plain import json_text
+from parity.terminal import progress_bar
 from parity.workers import work
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _chosen(names: Sequence[str]) -> list[Architecture]:
 def _measured(choice: _Choice, names: list[str]) -> list[ZooRow]:
     one = partial(_one, choice.seeds, choice.initial)
     found: dict[str, ZooRow] = {}
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("zoo", total=len(names))
         with closing(_each(one, names, choice.jobs)) as rows:
             for row in rows:
@@ -151,20 +151,6 @@ def _one(seeds: int | None, initial: bool, name: str) -> ZooRow:
     warm_up()
     (row,) = run_zoo(named(name), SEEDS[:seeds], initial=initial)
     return row
-
-
-def _progress() -> Progress:
-    """A progress bar on a terminal, nothing elsewhere."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:26}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _print(rows: Sequence[ZooRow], summary: str) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from parity.errors import ConfigError
+
 RungName = Literal["f64", "f32", "bf16", "f16"]
 
 
@@ -53,3 +55,15 @@ RUNGS: Final[dict[RungName, Rung]] = {
 }
 
 BY_DTYPE: Final[dict[str, Rung]] = {rung.dtype: rung for rung in RUNGS.values()}
+
+
+def rung_called(name: str) -> Rung:
+    """Return the rung of a name that a user wrote.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for known, rung in RUNGS.items():
+        if known == name:
+            return rung
+    raise ConfigError(f"unknown rung {name!r}; allowed: {', '.join(RUNGS)}")
