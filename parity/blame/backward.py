@@ -1,6 +1,6 @@
 """Blame backwards: what each module makes of the reference's inputs and of the reference's cotangents.
 
-The reference runs forward once and back once, with L = sum(y w) of its main output. Then every call stands alone: the
+The reference runs forward once and back once, with L = sum(y w) over its outputs. Then every call stands alone: the
 vector-Jacobian product of the port's module at the reference's inputs and cotangents against the reference's own, for
 inputs and for parameters. *Inherited* is the port's own cotangent at that place against the reference's: zeros are
 added to every output of a module in the port, and their gradient is asked for.
@@ -27,7 +27,7 @@ from parity.backends.noise import Noise, noise_of, perturbed
 from parity.blame.forced import gradient_values, in_port, rebuilt, relative, values_of
 from parity.blame.forward import DRAWS, Model, compare_outputs, unpaired
 from parity.blame.links import Joint, Link, Links, join
-from parity.blame.table import BlameRow, BlameTable, largest
+from parity.blame.table import CALL, BlameRow, BlameTable, largest
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
 from parity.trace.calls import Call, leaves
@@ -82,6 +82,8 @@ def trace_backward(
                     found = ours.cotangents.get(other.name, {})
                     rows.append(judge.row(link, call, other, theirs.cotangents[name], found))
                     on_row(rows[-1])
+        if sum(row.name == "" for row in rows) != 1 and not any(row.exceeds for row in rows):
+            rows += judge.outside(inputs)
     return BlameTable(
         rung.name,
         tuple(rows),
@@ -100,6 +102,22 @@ def _weight(size: int, shape: tuple[int, ...]) -> Array:
     return np.linspace(-1, 1, size).reshape(shape)
 
 
+def _torch_loss(outputs: Mapping[str, Any]) -> torch.Tensor:
+    """Weigh all outputs together: one that were left out would leave what it alone needs without a cotangent."""
+    parts = [
+        (y * torch.from_numpy(_weight(y.numel(), tuple(y.shape)))).sum() for y in outputs.values() if y.requires_grad
+    ]
+    return torch.stack(parts).sum()
+
+
+def _mlx_loss(outputs: Mapping[str, Any]) -> mx.array:
+    parts = [
+        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype))
+        for y in outputs.values()
+    ]
+    return sum(parts[1:], parts[0])
+
+
 def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArray]) -> _Pass:
     found = _Pass()
 
@@ -111,15 +129,14 @@ def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArr
         if tensor.is_floating_point():
             tensor.requires_grad_()
     with torch.enable_grad(), capture_torch(module, keep, copies=False):
-        y = list(model.call(module, tensors).values())[-1]
-    weight = torch.from_numpy(_weight(y.numel(), tuple(y.shape)))
+        loss = _torch_loss(model.call(module, tensors))
     places = [
         (name, path, tensor)
         for name, call in found.calls.items()
         for path, tensor in call.outputs.items()
         if tensor.requires_grad
     ]
-    grads = torch.autograd.grad((y * weight).sum(), [tensor for _, _, tensor in places], allow_unused=True)
+    grads = torch.autograd.grad(loss, [tensor for _, _, tensor in places], allow_unused=True)
     for (name, path, _), grad in zip(places, grads, strict=True):
         if grad is not None:
             found.cotangents.setdefault(name, {})[path] = gradient_values(grad)
@@ -142,9 +159,7 @@ def _port_pass(model: Model, module: mlx_nn.Module, inputs: Mapping[str, AnyArra
 
     def loss(added: Mapping[str, Mapping[str, mx.array]]) -> mx.array:
         with _adding(module, added):
-            y = list(model.call(module, arrays).values())[-1]
-        weight = mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype)
-        return mx.sum(y * weight)
+            return _mlx_loss(model.call(module, arrays))
 
     grads = mx.grad(loss)({name: paths for name, paths in zeros.items() if paths})
     mx.eval(grads)
@@ -251,7 +266,8 @@ class _Judge:
             name: noise_of([run[name] for run in runs], exact, self.rung) for name, exact in truth.items()
         }
         own = compare_outputs(made, truth, allowed, self.rung)
-        exact, found = joint.of_reference(cotangents), joint.of_port(actual)
+        unused = {path: np.zeros(tuple(y.shape)) for path, y in call.outputs.items() if path not in cotangents}
+        exact, found = joint.of_reference({**unused, **cotangents}), joint.of_port(actual)
         inherited = largest([relative(found[path] - exact[path], exact[path]) for path in exact if path in found])
         return BlameRow(
             module=call.name,
@@ -268,6 +284,47 @@ class _Judge:
             aliases=call.aliases,
             missing=(*unnamed, *lost),
         )
+
+    def outside(self, inputs: Mapping[str, AnyArray]) -> list[BlameRow]:
+        """A row for the pair's own call where it has lines between modules: gradients of the whole."""
+        module, names = self.reference[""], [n for n, p in self.reference[""].named_parameters() if p.requires_grad]
+
+        def reference() -> dict[str, Array]:
+            given = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
+            floats = {name: tensor.requires_grad_() for name, tensor in given.items() if tensor.is_floating_point()}
+            targets = [*floats.values(), *(p for _, p in module.named_parameters() if p.requires_grad)]
+            with torch.enable_grad():
+                found = torch.autograd.grad(_torch_loss(self.model.call(module, given)), targets, allow_unused=True)
+            return {
+                name: gradient_values(torch.zeros_like(target) if grad is None else grad)
+                for name, grad, target in zip([*(INPUT + it for it in floats), *names], found, targets, strict=True)
+            }
+
+        arrays = {name: mlx_from_numpy(array, self.rung.dtype) for name, array in inputs.items()}
+        floats = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+        start = self.root.trainable_parameters()
+
+        def loss(parameters: Mapping[str, mx.array], given: Mapping[str, mx.array]) -> mx.array:
+            self.root.update(tree_unflatten(list(parameters.items())))
+            return _mlx_loss(self.model.call(self.root, {**arrays, **given}))
+
+        by_parameter, by_input = mx.grad(loss, argnums=(0, 1))(dict(tree_flatten(start)), floats)
+        self.root.update(start)
+        mx.eval(by_parameter, by_input)
+        by_name = self.model.to_state(self.root, by_parameter)
+        made = {INPUT + name: numpy_from_mlx(array)[0] for name, array in by_input.items()}
+        made |= {name: numpy_from_mlx(by_name[name])[0] for name in names if name in self.stored}
+        exact = {name: values for name, values in reference().items() if name in made}
+        runs = []
+        for _ in range(DRAWS):
+            with perturbed(module, self.rung, self.generator):
+                runs.append(reference())
+        allowed = {name: noise_of([run[name] for run in runs], values, self.rung) for name, values in exact.items()}
+        found = compare_outputs(made, exact, allowed, self.rung)
+        if found.ratio <= 1:
+            return []
+        what, notes = "what is called outside of modules", tuple(found.notes)
+        return [BlameRow(CALL, CALL, what, 0, 0.0, found.error, found.ratio, None, found.error, found.worst, notes)]
 
     def _reference_gradients(
         self, call: Call, values: Mapping[str, AnyArray], cots: Mapping[str, Array]

@@ -322,7 +322,7 @@ class _Judge:
         free = {it.name for it in self.search.open(not on_left)}
         best = max(related, key=lambda it: (self._score(node, it, on_left), it.name))
         if best.name not in free:
-            return f"taken by another: {best.name}, its best candidate, has a partner"
+            return f"taken by another: {best.name or 'the model itself'}, its best candidate, has a partner"
         return f"below confidence: evidence for {best.name} is {self._score(node, best, on_left):.1f} nats"
 
     def _score(self, node: Node, candidate: Node, on_left: bool) -> float:
