@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from parity.errors import ConfigError, TargetError
+from parity.errors import ConfigError, ParityError, TargetError
 from parity.plain import json_text
 from parity.spec.precision import Rung, rung_called
 from parity.spec.profile import HyperProfile, load_profile, require_built
@@ -95,7 +95,19 @@ def _trace(choice: _Choice) -> int:
         raise ConfigError(f"{pair.name} has no rung {rung.name}: {pair.only_rungs_reason}")
     case = _case(pair, choice)
     bench = Bench(pair, case, profile, intermediates=False)
-    links, table, leaks = _blamed(bench, profile, rung, choice)
+    try:
+        links, table, leaks = _blamed(bench, profile, rung, choice)
+    except Exception as error:
+        words = "" if isinstance(error, ParityError) else _port_raises(bench, profile, rung, choice.backward)
+        if not words:
+            raise
+        sentence = f"the port raised {words}"
+        if choice.as_json:
+            given = {"component": pair.name, "case": case.to_json(), "rung": rung.name}
+            sys.stdout.write(json_text({**given, "passed": False, "sentence": sentence}))
+        else:
+            _console().print(f"FAIL: {sentence}", markup=False)
+        return 1
     if choice.as_json:
         sys.stdout.write(json_text(_plain(pair, case, rung, links, table, leaks)))
     else:
@@ -166,6 +178,32 @@ def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> t
             explain = LocalAttribution(bench, ALTERNATIVES) if pair in PAIRS and rung.name == "f64" else None
             table = trace_forward(*given, explain=explain, on_row=on_row)
         return links, table, tuple(dict.fromkeys(leak.operation for leak in leaks))
+
+
+def _port_raises(bench: Any, profile: HyperProfile, rung: Rung, backward: bool) -> str:
+    """What the port raises by itself, in words: its own failure, and not one of this command; empty if nothing."""
+    import mlx.core as mx
+
+    from parity.backends.convert_mlx import mlx_from_numpy
+    from parity.backends.port import arithmetic
+
+    port = bench.modules.port(profile, rung)
+    arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in bench.inputs.items()}
+
+    def total(parameters: Any) -> Any:
+        port.update(parameters)
+        return sum(mx.sum(y) for y in bench.pair.call(port, arrays).values())
+
+    with arithmetic(bench.pair, rung), mx.stream(mx.cpu):
+        parameters = port.trainable_parameters()
+        try:
+            mx.eval(mx.grad(total)(parameters) if backward else total(parameters))
+        except Exception as error:  # noqa: BLE001 - whatever a foreign port raises is its failure, in its own words
+            lines = str(error).strip().splitlines()
+            return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        finally:
+            port.update(parameters)
+    return ""
 
 
 @contextmanager
@@ -252,6 +290,8 @@ def _print_alone(out: Console, table: Any) -> None:
     for side, names in (("reference", table.unpaired_reference), ("port", table.unpaired_port)):
         if names:
             out.print(f"compared with nothing, {side}: {', '.join(names)}", markup=False)
+    if table.missing:
+        out.print(f"gradients compared with nothing: {', '.join(table.missing)}", markup=False)
 
 
 def _above(name: str) -> list[str]:

@@ -112,8 +112,7 @@ def _torch_loss(outputs: Mapping[str, Any]) -> torch.Tensor:
 
 def _mlx_loss(outputs: Mapping[str, Any]) -> mx.array:
     parts = [
-        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype))
-        for y in outputs.values()
+        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype)) for y in outputs.values()
     ]
     return sum(parts[1:], parts[0])
 
@@ -294,7 +293,8 @@ class _Judge:
             floats = {name: tensor.requires_grad_() for name, tensor in given.items() if tensor.is_floating_point()}
             targets = [*floats.values(), *(p for _, p in module.named_parameters() if p.requires_grad)]
             with torch.enable_grad():
-                found = torch.autograd.grad(_torch_loss(self.model.call(module, given)), targets, allow_unused=True)
+                total = _torch_loss(self.model.call(module, given))
+            found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(total, targets, allow_unused=True)
             return {
                 name: gradient_values(torch.zeros_like(target) if grad is None else grad)
                 for name, grad, target in zip([*(INPUT + it for it in floats), *names], found, targets, strict=True)

@@ -107,6 +107,12 @@ class BlameTable:
         known = all(row.measured and not row.exceeds and not row.missing for row in self.rows)
         return bool(self.rows) and paired and known
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parameters and inputs whose gradients were compared with nothing, each once, whoever holds them."""
+        names = (f"{row.name}.{name}".removeprefix(".") for row in self.rows for name in row.missing)
+        return tuple(dict.fromkeys(names))
+
     def verdict(self, row: BlameRow) -> Verdict:
         """What a row is: a culprit with captured parts is `wiring`, since all of those agree."""
         if not row.measured:
@@ -123,7 +129,7 @@ class BlameTable:
             return "nothing compared: no call of the reference found a partner"
         alone = len(self.unpaired_reference) + len(self.unpaired_port)
         unknown = sum(not row.measured for row in self.rows)
-        missing = {f"{row.name}.{name}" for row in self.rows for name in row.missing}
+        missing = self.missing
         words = [self._accusation(row) for row in self.culprits] or ["no module errs beyond its allowance"]
         words += [f"{alone} calls were compared with nothing"] * (alone > 0)
         words += [f"the own error of {unknown} calls is unknown"] * (unknown > 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness_pieces import invoke
 
-PAIRS = '''
+PAIRS = """
 import mlx.core as mx
 import torch
 from mlx import nn as mnn
@@ -38,6 +38,9 @@ class Model(tnn.Module):
     def encode(self, x):
         return self.forward(x)[0]
 
+    def broken(self, x):
+        return self.head(x)
+
     def unknown(self, x):
         return self.head(x) * float("nan")
 
@@ -63,6 +66,8 @@ class ModelPort(mnn.Module):
         self.attention, self.head = AttentionPort(), mnn.Linear(8, 8)
         self.aux = (Cut if fault == "aux" else mnn.Linear)(8, 3)
         self.fault = fault
+        if fault == "frozen":
+            self.aux.freeze()
 
     def __call__(self, x):
         hidden = self.attention(x)[0]
@@ -72,6 +77,9 @@ class ModelPort(mnn.Module):
 
     def encode(self, x):
         return ModelPort.__call__(self, x)[0]
+
+    def broken(self, x):
+        return self.head(x).reshape(3, 5)
 
     def unknown(self, x):
         return mx.exp(self.head(x)) * float("nan")
@@ -93,8 +101,9 @@ def pair(name, fault="", method=""):
 PAIRS = [
     pair("right"), pair("aux", "aux"), pair("encode", method="encode"), pair("encode_scale", "scale", "encode"),
     pair("encode_stop", "stop", "encode"), pair("nan", method="unknown"),
+    pair("broken", method="broken"), pair("frozen", "frozen"),
 ]
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,9 @@ def test_what_only_a_further_output_needs_has_its_gradients_judged(file: Path) -
     assert "FAIL: aux (Linear): own error 1," in outcome.stdout
 
 
-@pytest.mark.parametrize("more", [(), ("--backward",), ("--rung", "f32"), ("--rung", "f32", "--backward")], ids=" ".join)
+@pytest.mark.parametrize(
+    "more", [(), ("--backward",), ("--rung", "f32"), ("--rung", "f32", "--backward")], ids=" ".join
+)
 def test_a_method_that_is_no_call_is_judged_as_what_is_outside_of_modules(file: Path, more: tuple[str, ...]) -> None:
     outcome = invoke("trace", f"{file}::encode_scale", *more)
     assert outcome.status == 1
@@ -135,3 +146,17 @@ def test_outputs_of_which_nothing_is_finite_are_compared_with_nothing(file: Path
     outcome = invoke("trace", f"{file}::nan")
     assert outcome.status == 1
     assert "no element is finite" in outcome.stdout
+
+
+@pytest.mark.parametrize("more", [(), ("--backward",), ("--json",)], ids=" ".join)
+def test_what_the_port_raises_is_a_failure_in_one_line(file: Path, more: tuple[str, ...]) -> None:
+    outcome = invoke("trace", f"{file}::broken", *more)
+    assert outcome.status == 1
+    assert "the port raised ValueError: [reshape]" in outcome.stdout
+
+
+def test_gradients_that_nothing_is_compared_with_are_named_once(file: Path) -> None:
+    outcome = invoke("trace", f"{file}::frozen", "--backward")
+    assert outcome.status == 1
+    assert "gradients compared with nothing: aux.weight, aux.bias\n" in outcome.stdout
+    assert "gradients of 2 parameters and inputs were compared with nothing" in outcome.stdout
