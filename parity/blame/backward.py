@@ -41,10 +41,11 @@ INPUT = "input "
 
 @dataclass
 class _Pass:
-    """One side's calls in the order in which they ended, and the cotangents of their outputs by call and path."""
+    """One side's calls in the order in which they ended, cotangents by call and path, shapes of what the whole gives."""
 
     calls: dict[str, Call] = field(default_factory=dict)
     cotangents: dict[str, dict[str, Array]] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Weighted(Model, Protocol):
@@ -84,15 +85,13 @@ def trace_backward(
                     on_row(rows[-1])
         if sum(row.name == "" for row in rows) != 1 and not any(row.exceeds for row in rows):
             rows += judge.outside(inputs)
-    return BlameTable(
-        rung.name,
-        tuple(rows),
-        *unpaired(
-            links,
-            [name for name in theirs.calls if f"reference {name}" not in met],
-            [name for name in ours.calls if f"port {name}" not in met],
-        ),
+    alone = unpaired(
+        links,
+        [name for name in theirs.calls if f"reference {name}" not in met],
+        [name for name in ours.calls if f"port {name}" not in met],
     )
+    lacking = tuple(f"output {name}" for name, shape in theirs.outputs.items() if ours.outputs.get(name) != shape)
+    return BlameTable(rung.name, tuple(rows), (*alone[0], *lacking), alone[1])
 
 
 # --- both passes ------------------------------------------------------------------------------------------
@@ -128,7 +127,9 @@ def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArr
         if tensor.is_floating_point():
             tensor.requires_grad_()
     with torch.enable_grad(), capture_torch(module, keep, copies=False):
-        loss = _torch_loss(model.call(module, tensors))
+        outputs = model.call(module, tensors)
+        loss = _torch_loss(outputs)
+    found.outputs = {name: tuple(y.shape) for name, y in outputs.items()}
     places = [
         (name, path, tensor)
         for name, call in found.calls.items()
@@ -150,7 +151,7 @@ def _port_pass(model: Model, module: mlx_nn.Module, inputs: Mapping[str, AnyArra
 
     arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     with capture_mlx(module, keep, evaluate=True):
-        model.call(module, arrays)
+        found.outputs = {name: tuple(y.shape) for name, y in model.call(module, arrays).items()}
     zeros = {
         name: {path: mx.zeros_like(a) for path, a in call.outputs.items() if mx.issubdtype(a.dtype, mx.floating)}
         for name, call in found.calls.items()

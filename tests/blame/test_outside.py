@@ -73,7 +73,7 @@ class ModelPort(mnn.Module):
         hidden = self.attention(x)[0]
         hidden = 2 * hidden if self.fault == "scale" else mnn.relu(hidden)
         hidden = mx.stop_gradient(hidden) if self.fault == "stop" else hidden
-        return self.head(hidden), self.aux(hidden)
+        return (self.head(hidden), self.aux(hidden)[:, 1:] if self.fault == "cut" else self.aux(hidden))
 
     def encode(self, x):
         return ModelPort.__call__(self, x)[0]
@@ -101,7 +101,7 @@ def pair(name, fault="", method=""):
 PAIRS = [
     pair("right"), pair("aux", "aux"), pair("encode", method="encode"), pair("encode_scale", "scale", "encode"),
     pair("encode_stop", "stop", "encode"), pair("nan", method="unknown"),
-    pair("broken", method="broken"), pair("frozen", "frozen"),
+    pair("broken", method="broken"), pair("frozen", "frozen"), pair("cut", "cut"),
 ]
 """
 
@@ -126,9 +126,10 @@ def test_what_only_a_further_output_needs_has_its_gradients_judged(file: Path) -
     assert "FAIL: aux (Linear): own error 1," in outcome.stdout
 
 
-@pytest.mark.parametrize(
-    "more", [(), ("--backward",), ("--rung", "f32"), ("--rung", "f32", "--backward")], ids=" ".join
-)
+RUNS = [(), ("--backward",), ("--rung", "f32"), ("--rung", "f32", "--backward")]
+
+
+@pytest.mark.parametrize("more", RUNS, ids=" ".join)
 def test_a_method_that_is_no_call_is_judged_as_what_is_outside_of_modules(file: Path, more: tuple[str, ...]) -> None:
     outcome = invoke("trace", f"{file}::encode_scale", *more)
     assert outcome.status == 1
@@ -160,3 +161,9 @@ def test_gradients_that_nothing_is_compared_with_are_named_once(file: Path) -> N
     assert outcome.status == 1
     assert "gradients compared with nothing: aux.weight, aux.bias\n" in outcome.stdout
     assert "gradients of 2 parameters and inputs were compared with nothing" in outcome.stdout
+
+
+def test_an_output_that_the_port_lacks_is_no_pass_of_gradients(file: Path) -> None:
+    outcome = invoke("trace", f"{file}::cut", "--backward")
+    assert outcome.status == 1
+    assert "compared with nothing, reference: output y[1]" in outcome.stdout
