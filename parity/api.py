@@ -63,6 +63,9 @@ class Pair:
             Convolutions of mlx.nn need none.
         reference_only: Regular expressions of tensors that the port does not store: a tied head, a constant.
         port_only: Regular expressions of arrays that the reference does not store.
+        inlined: Regular expressions of modules that the other side computes without a module: an activation, a
+            projection that a fused function reads, a tied head. `parity trace` judges them as parts of what is around
+            them, and fails where a module without a partner is not named here.
         call: Runs either module: `call(module, inputs)`, or one function for each of `reference` and `port`. By
             default inputs are passed by name where the module names all of them, else by position.
         main: Name of the output that accuracy is measured on; the first one by default. A port that returns a tensor
@@ -93,6 +96,7 @@ class Pair:
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reference_only: Sequence[str] = ()
     port_only: Sequence[str] = ()
+    inlined: Sequence[str] = ()
     call: Callable[[Any, Mapping[str, Any]], Any] | Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] | None = None
     main: str = ""
     parameters: str | Mapping[str, str | ParameterRule] = "drawn"
@@ -154,10 +158,10 @@ def _weight_problems(pair: Any) -> Iterator[str]:
         yield f"weights= is a function of the port and the state dict; got {pair.weights!r}"
     if pair.weights is not None and set(table) - {"port_only"}:
         yield f"weights= does all of it, so {table[0]}= would be ignored: give one of the two"
-    for name in ("reference_only", "port_only"):
+    for name in ("reference_only", "port_only", "inlined"):
         if isinstance(getattr(pair, name), str):
             yield f"{name}= is a list of regular expressions; got the text {getattr(pair, name)!r}"
-    for pattern in (pattern for name in table for pattern in getattr(pair, name)):
+    for pattern in (pattern for name in (*table, "inlined") for pattern in getattr(pair, name)):
         yield from _pattern_problems(pattern)
 
 
@@ -246,6 +250,7 @@ def complete(pair: Pair, target: str = "") -> pairs.Pair:
         lifted="ops" not in {p.name for p in _parameters(pair.port)},
         same_tree=False,
         reads_profile="profile" in named,
+        inlined=tuple(pair.inlined),
     )
 
 

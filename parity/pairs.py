@@ -94,6 +94,7 @@ class Pair:
         lifted: The port knows no seam: at f64 it is built and run inside `parity.float64.float64_forms`.
         same_tree: The port has the reference's modules under its names. Where it does not, an intermediate that has no
             counterpart is reported as unpaired; where it does, that is a failure. An output always needs one.
+        inlined: Patterns of modules, of either side, that the other computes without a module.
         reads_profile: The modules depend on the profile; where they do not, all profiles share their truth.
     """
 
@@ -119,6 +120,7 @@ class Pair:
     lifted: bool = False
     same_tree: bool = True
     reads_profile: bool = True
+    inlined: tuple[str, ...] = ()
 
     @property
     def spelling(self) -> str:

@@ -41,7 +41,7 @@ INPUT = "input "
 
 @dataclass
 class _Pass:
-    """One side's calls in the order in which they ended, cotangents by call and path, shapes of what the whole gives."""
+    """One side's calls in the order in which they ended, cotangents by call and path, and shapes of the outputs."""
 
     calls: dict[str, Call] = field(default_factory=dict)
     cotangents: dict[str, dict[str, Array]] = field(default_factory=dict)

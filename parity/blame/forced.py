@@ -52,6 +52,12 @@ def shared_inputs(reference: Call, port: Call, known: Mapping[str, str]) -> Shar
     return Shared(paths, tuple(notes))
 
 
+def plain_arguments(call: Call, function: Any) -> dict[str, Any]:
+    """Return the arguments of a call that are plain values, numbers or text, by parameter."""
+    named = by_parameter(_signature(function), call.args, call.kwargs)
+    return {name: value for name, value in named.items() if isinstance(value, bool | int | float | str)}
+
+
 def values_of(tensor: Any) -> AnyArray:
     """Return a torch tensor's numbers: integers as they are, everything else as float64."""
     if tensor.is_floating_point() or tensor.is_complex():

@@ -15,7 +15,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
-from parity.blame.forced import in_port, rebuilt, relative, values_of
+from parity.blame.forced import in_port, plain_arguments, rebuilt, relative, values_of
 from parity.blame.links import Joint, Links, join
 from parity.blame.signature import residual_signature
 from parity.blame.table import CALL, BlameRow, BlameTable, largest
@@ -144,7 +144,8 @@ class _Judge:
         arrays = {path: in_port(values, port.inputs[path]) for path, values in given.items()}
         rounded = {joint.paths[path]: joint.to_reference(path, _numbers(array)) for path, array in arrays.items()}
         theirs = {path: _numbers(port.inputs[path]) for path in joint.paths}
-        forced = joint.of_port(self._forced(port, arrays))
+        plain = self._plain(reference, port)
+        forced = joint.of_port(self._forced(port, {**arrays, **plain}))
         truth = joint.of_reference(self._truth(reference, rounded))
         own = compare_outputs(forced, truth, self._allowed(reference, rounded, joint, truth), self.rung)
         inherited = largest([_relative(theirs[path], given[path]) for path in joint.paths])
@@ -161,10 +162,17 @@ class _Judge:
             gain=_gain(actual, forced, inherited),
             total=compare_outputs(actual, exact, None, self.rung).error,
             worst=own.worst,
-            notes=(*joint.notes, *own.notes),
+            notes=(*joint.notes, *own.notes, *(f"the port gives it another {name}" for name in plain)),
             aliases=reference.aliases,
         )
         return self._with_signature(row, reference, rounded, joint, forced, truth, given)
+
+    def _plain(self, reference: Call, port: Call) -> dict[str, Any]:
+        """The reference's plain arguments that the port's caller gives otherwise: that is not the module's error."""
+        theirs = plain_arguments(reference, self.reference[reference.module].forward)
+        module = self.port[port.module]
+        ours = plain_arguments(port, type(module).__call__.__get__(module))
+        return {name: value for name, value in theirs.items() if name in ours and ours[name] != value}
 
     def _forced(self, call: Call, arrays: Mapping[str, Any]) -> Outputs:
         """What the port's module makes of the reference's inputs."""

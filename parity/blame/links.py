@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -120,7 +120,7 @@ def links_by_pairing(
         ours = observe_mlx(port, lambda: pair.call(port, arrays))
         settle = _Settle(theirs, ours, dict(reference.named_modules()), dict(port.named_modules()), seed)
         pairing = pair_trees(theirs.nodes, ours.nodes, _renames(pair, theirs, ours), settle)
-        return _with_settled_inputs(links_of(pairing), settle)
+        return _with_inlined(_with_settled_inputs(links_of(pairing), settle), pair.inlined)
 
 
 def links_of(pairing: Pairing) -> Links:
@@ -146,6 +146,24 @@ def _link(match: Match) -> Link:
         if not _is_input(one) and not _is_input(other)
     }
     return Link(match.reference, match.port, inputs, outputs, match.reason, match.confidence)
+
+
+def _with_inlined(links: Links, patterns: Sequence[str]) -> Links:
+    """Set modules aside that the pair says the other side computes without one."""
+
+    def parted(unpaired: Sequence[Alone]) -> tuple[tuple[Alone, ...], tuple[Alone, ...]]:
+        named = [it for it in unpaired if any(re.search(pattern, it.name) for pattern in patterns)]
+        reason = "inlined= says so: judged as a part of what is around it"
+        return tuple(it for it in unpaired if it not in named), tuple(Alone(it.name, reason) for it in named)
+
+    reference, port = parted(links.unpaired_reference), parted(links.unpaired_port)
+    return replace(
+        links,
+        unpaired_reference=reference[0],
+        unpaired_port=port[0],
+        aside_reference=(*links.aside_reference, *reference[1]),
+        aside_port=(*links.aside_port, *port[1]),
+    )
 
 
 def _with_settled_inputs(links: Links, settle: _Settle) -> Links:

@@ -110,14 +110,18 @@ class Evidence:
 def agreements(
     left: Node, right: Node, left_shapes: Mapping[str, Shape], right_shapes: Mapping[str, Shape]
 ) -> Agreements:
-    """Put the arrays of two modules beside each other: those that agree first, then by path, then in order."""
+    """Put the arrays of two modules beside each other: those that agree first, then by path, then in order.
+
+    Where both sides call several by the same paths, paths come first: exchanged arguments are the caller's mistake.
+    """
     found = {
         (one, other): agreement
         for one in left_shapes
         for other in right_shapes
         if (agreement := _agreement(left, one, right, other)) is not None
     }
-    ranked = sorted(found, key=lambda paths: (not found[paths].agrees, paths[0] != paths[1]))
+    named = len(left_shapes) > 1 and left_shapes.keys() == right_shapes.keys()
+    ranked = sorted(found, key=lambda p: (named and p[0] != p[1], not found[p].agrees, p[0] != p[1]))
     taken: dict[tuple[str, str], Agreement] = {}
     for one, other in ranked:
         if all(one != used and other != as_well for used, as_well in taken):
