@@ -136,8 +136,8 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
     ),
     "outside": Constant(
         100.0,
-        "what is done outside of all modules (a sum, a loss, a slice) may add this many times the largest error of a "
-        "module, or u if that is larger: it is seen only where every module keeps within its allowance",
+        "where the pair's call runs the model once, what it does around it (a sum, a loss, a slice) may leave this "
+        "many times the model's own total error, or u if that is larger: looked at only where no module errs",
         "a sum of n terms loses up to n u; 100 of one size are more than any model sums outside of its modules",
     ),
     "signature": Constant(

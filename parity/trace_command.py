@@ -261,13 +261,13 @@ def _print_tree(out: Console, table: Any, depth: int | None) -> None:
     rows: dict[str, list[Any]] = {}
     for row in table.rows:
         rows.setdefault(row.module, []).append(row)
-    tree = Tree(_line("", rows.get("", []), table))
+    tree = Tree(_line("model", rows.get("", []), table))
     nodes = {"": tree}
     order = {name: place for place, name in enumerate(rows)}
     for name in sorted((name for name in rows if name), key=lambda n: (n.count("."), order[n])):
         parent = next((p for p in _above(name) if p in nodes), "")
         if depth is None or name.count(".") < depth:
-            nodes[name] = nodes[parent].add(_line(name, rows[name], table))
+            nodes[name] = nodes[parent].add(_line(name.removeprefix(f"{parent}."), rows[name], table))
     out.print(tree)
 
 
@@ -299,15 +299,15 @@ def _above(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
-def _line(name: str, rows: list[Any], table: Any) -> Text:
-    label = name.rpartition(".")[2] or "model"
+def _line(label: str, rows: list[Any], table: Any) -> Text:
     if not rows:
         return Text(label)
     text = Text()
     for place, row in enumerate(rows):  # several where the module stands for several of the port's
         gain = "-" if row.gain is None else f"{row.gain:.2g}"
         text.append("\n" if place else "")
-        text.append(f"{label} = {row.port}" if row.port.rpartition(".")[2] != row.module.rpartition(".")[2] else label)
+        same = not row.module or f".{row.port}".endswith(f".{label}")
+        text.append(label if same else f"{label} = {row.port}")
         text.append(
             f" ({row.kind})  own {row.own:.2g} ({row.ratio:.2g} of allowed)  "
             f"inherited {row.inherited:.2g}  gain {gain}  total {row.total:.2g}"
@@ -315,6 +315,6 @@ def _line(name: str, rows: list[Any], table: Any) -> Text:
         verdict = table.verdict(row)
         if verdict in ("culprit", "wiring"):
             text.append(f"  <-- {verdict}", style="bold red")
-        for note in row.notes:
+        for note in (*row.notes, *row.doubts):
             text.append(f"  [{note}]", style="dim")
     return text

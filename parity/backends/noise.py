@@ -321,8 +321,11 @@ def _perturbed_trace(
 
 
 def _spread(perturbed: list[Array], truth: Array, factor: float) -> Noise:
-    if truth.size == 0:
+    finite = np.isfinite(truth)  # what is not is compared as it is, and has no rounding
+    if not finite.any():
         return Noise(0.0, 0.0)
+    if not finite.all():
+        perturbed, truth = [run[finite] for run in perturbed], truth[finite]
     shifts = np.abs(np.stack(perturbed) - truth)
     largest = float(shifts.max())
     if largest == 0.0:

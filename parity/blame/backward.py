@@ -281,6 +281,7 @@ class _Judge:
             total=max(inherited, own.error),
             worst=own.worst,
             notes=(*joint.notes, *own.notes),
+            doubts=joint.doubts,
             aliases=call.aliases,
             missing=(*unnamed, *lost),
         )

@@ -163,6 +163,7 @@ class _Judge:
             total=compare_outputs(actual, exact, None, self.rung).error,
             worst=own.worst,
             notes=(*joint.notes, *own.notes, *(f"the port gives it another {name}" for name in plain)),
+            doubts=joint.doubts,
             aliases=reference.aliases,
         )
         return self._with_signature(row, reference, rounded, joint, forced, truth, given)
@@ -274,17 +275,17 @@ class _Judge:
 
 
 class Comparison:
-    """Error and ratio over the outputs of one call."""
+    """Error and ratio of that output of one call which exceeds its allowance most."""
 
     def __init__(self) -> None:
         self.error, self.ratio, self.worst = 0.0, 0.0, ""
         self.notes: list[str] = []
 
     def add(self, path: str, error: float, ratio: float) -> None:
-        """Take in one output."""
-        self.error = largest([self.error, error])
-        if not ratio <= self.ratio or not self.worst:
-            self.ratio, self.worst = largest([ratio]), path
+        """Take in one output; the error is that of the output whose ratio is largest, of equal ones the largest."""
+        error, ratio = largest([error]), largest([ratio])
+        if not self.worst or (ratio, error) > (self.ratio, self.error):
+            self.error, self.ratio, self.worst = error, ratio, path
 
 
 def compare_outputs(made: Outputs, truth: Outputs, allowed: Mapping[str, Noise] | None, rung: Rung) -> Comparison:
@@ -299,9 +300,10 @@ def compare_outputs(made: Outputs, truth: Outputs, allowed: Mapping[str, Noise] 
             continue
         error, ratio = _measured(made[path], exact, None if allowed is None else allowed[path], rung)
         found.add(path, error, ratio)
-    if allowed is not None and truth and not found.ratio and not any(map(_comparable, truth.values())):
+    empty = [path for path, exact in truth.items() if allowed is not None and not _comparable(exact)]
+    if empty and found.ratio <= 1:
         found.error = found.ratio = float("nan")
-        found.notes.append("no element is finite, so nothing was compared")
+    found.notes += [f"no element of {path or 'its output'} is finite, so nothing was compared" for path in empty]
     found.notes += [f"the port's output {path} has no counterpart" for path in made if path not in truth]
     if not truth:
         found.error = found.ratio = float("nan")

@@ -195,13 +195,16 @@ class Joint:
         paths: Of every input of the port the path of the reference's.
         layouts: Of those inputs of the port that lie otherwise, how.
         outputs: As in `Link`, fitted to the shapes of these calls; None where nothing fits them.
-        notes: Inputs that are only one side's.
+        notes: Inputs and outputs that are only one side's.
+        doubts: Outputs of one name that are another's on the other side, or have another shape there. That is a
+            fault only if the caller does not expect it.
     """
 
     paths: Mapping[str, str]
     layouts: Mapping[str, Layout]
     outputs: Mapping[str, tuple[str, Layout]] | None
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
     def to_port(self, path: str, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Return the reference's numbers in the layout of the port's input `path`."""
@@ -263,16 +266,36 @@ def join(link: Link, reference: Call, port: Call) -> Joint:
                     layouts[path] = fitted
     shared = shared_inputs(reference, port, paths)
     fitted_outputs = _fitted(link, reference, port)
-    notes = shared.notes
     if fitted_outputs is None:
-        notes = (*notes, "its outputs have other shapes than in its first call")
-    elif fitted_outputs:
-        taken = {other for other, _ in fitted_outputs.values()}
-        alone = [path for path in reference.outputs if path not in fitted_outputs]
-        notes = (*notes, *(f"its output {path} has no counterpart in the port" for path in alone))
-        alone = [path for path in port.outputs if path not in taken]
-        notes = (*notes, *(f"the port's output {path} has no counterpart" for path in alone))
-    return Joint(shared.paths, layouts, fitted_outputs, notes)
+        notes = (*shared.notes, "its outputs have other shapes than in its first call")
+        return Joint(shared.paths, layouts, None, notes)
+    if not fitted_outputs:
+        return Joint(shared.paths, layouts, {}, shared.notes)
+    notes, doubts = _of_outputs({path: other for path, (other, _) in fitted_outputs.items()}, reference, port)
+    return Joint(shared.paths, layouts, fitted_outputs, (*shared.notes, *notes), doubts)
+
+
+def _of_outputs(taken: Mapping[str, str], reference: Call, port: Call) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What to note of outputs without a partner, and what to doubt of outputs that share a name and nothing else.
+
+    Args:
+        taken: Of the reference's outputs, by path, the port's.
+        reference, port: The calls.
+    """
+    here = [path for path in reference.outputs if path not in taken]
+    there = [path for path in port.outputs if path not in taken.values()]
+    notes = [f"its output {path} has no counterpart in the port" for path in here if path not in there]
+    notes += [f"the port's output {path} has no counterpart" for path in there if path not in here]
+    doubts = [
+        f"its output {path} is the port's output {other}"
+        for path, other in taken.items()
+        if path != other and path in port.outputs and other in reference.outputs
+    ]
+    shapes = {
+        path: (tuple(reference.outputs[path].shape), tuple(port.outputs[path].shape)) for path in here if path in there
+    }
+    doubts += [f"its output {path} has shape {one}, the port's {other}" for path, (one, other) in shapes.items()]
+    return tuple(notes), tuple(doubts)
 
 
 def _fitted(link: Link, reference: Call, port: Call) -> Mapping[str, tuple[str, Layout]] | None:

@@ -29,7 +29,7 @@ class BlameRow:
         kind: Class of the reference's module.
         depth: How many paired calls enclose it.
         inherited: rel L2 of its inputs, the largest over them; 0 where it has none.
-        own: rel L2 of what it makes of the reference's inputs, the largest over its outputs.
+        own: rel L2 of what it makes of the reference's inputs, of the output (or gradient) whose ratio is largest.
         ratio: Own error over its allowance, root mean square or largest element, the larger.
         gain: Relative change of the outputs over relative change of the inputs; None where nothing was inherited.
         total: rel L2 of what it gave out.
@@ -38,6 +38,8 @@ class BlameRow:
         signature: What the own error looks like, where it is too large.
         aliases: Further names of the reference's module: one that several others share is a part of each.
         missing: Its parameters and inputs whose gradients no array of the port is known to be.
+        doubts: Outputs that the port's module gives out in another place or shape: nothing wrong by itself, and the
+            fault where the module around it errs.
     """
 
     module: str
@@ -54,6 +56,7 @@ class BlameRow:
     signature: str = ""
     aliases: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,8 +96,12 @@ class BlameTable:
 
     @property
     def culprits(self) -> list[BlameRow]:
-        """Rows whose own error is too large and none of whose parts' is; the first call of each module."""
+        """Rows whose own error is too large and none of whose parts' is; the first call of each module.
+
+        Where such a row calls a part whose outputs are in doubt, it is that part.
+        """
         bad = [row for row in self.rows if row.exceeds and row.module != CALL]
+        bad += [row for row in self.rows if row.doubts and any(self._calls(whole, row) for whole in bad)]
         deepest = [row for row in bad if not any(_within(other, row) for other in bad)]
         first = {row.name: row for row in reversed(deepest)}
         found = [row for row in deepest if first[row.name] is row]
@@ -117,10 +124,10 @@ class BlameTable:
         """What a row is: a culprit with captured parts is `wiring`, since all of those agree."""
         if not row.measured:
             return "unmeasured"
-        if not row.exceeds:
-            return "ok"
         if not any(row.name == culprit.name for culprit in self.culprits):
-            return "contains"
+            return "contains" if row.exceeds else "ok"
+        if not row.exceeds:
+            return "culprit" if row.doubts else "ok"
         return "wiring" if any(_within(other, row) for other in self.rows) else "culprit"
 
     def sentence(self) -> str:
@@ -136,8 +143,15 @@ class BlameTable:
         words += [f"gradients of {len(missing)} parameters and inputs were compared with nothing"] * bool(missing)
         return "; ".join(words)
 
+    def _calls(self, whole: BlameRow, part: BlameRow) -> bool:
+        """Whether a row's module is a part of another's with none in between."""
+        between = (row for row in self.rows if _within(row, whole) and _within(part, row))
+        return _within(part, whole) and next(between, None) is None
+
     def _accusation(self, row: BlameRow) -> str:
         where = row.module or "the model itself"
+        if not row.exceeds:
+            return f"{where} ({row.kind}): {'; '.join(row.doubts)}, and what calls it does not expect that"
         what = f"{where} ({row.kind}): own error {row.own:.2g}, {row.ratio:.3g} times what is allowed"
         if self.verdict(row) == "wiring":
             what += "; its parts agree: the wiring is wrong"

@@ -70,6 +70,8 @@ _EXPERTS: Final[Mapping[str, Any]] = {"num_experts": 6, "num_experts_per_tok": 2
 _LFM2_LAYERS: Final = ["conv", "full_attention", "conv", "full_attention"]
 KEY_MULTIPLIER: Final = 0.4
 """Factor on the keys of the row called 'key_multiplier'."""
+ATTENTION_MULTIPLIER: Final = 1.6
+"""Factor on what attention is given, in the row called 'attention_in_multiplier'."""
 WINDOW: Final = 5
 """Sliding window, shorter than the sequence so that it is seen."""
 CLIP: Final = 0.5
@@ -204,6 +206,13 @@ def _norm_of_chosen(model: Any) -> None:
 def _scale_keys(weights: Weights) -> Weights:
     return {
         name: value * KEY_MULTIPLIER if name.endswith("k_proj.weight") else value for name, value in weights.items()
+    }
+
+
+def _scale_values(weights: Weights) -> Weights:
+    return {
+        name: value * ATTENTION_MULTIPLIER if name.endswith("v_proj.weight") else value
+        for name, value in weights.items()
     }
 
 
@@ -666,6 +675,19 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
             "sanitize folds key_multiplier into weights called key_proj, and there are none: they are called k_proj",
             "falcon_h1.py:472 to 475; key_multiplier",
             Remedy(weights=_scale_keys),
+        ),
+    ),
+    Architecture(
+        "falcon_h1, attention_in_multiplier",
+        "FalconH1",
+        _sizes(attention_in_multiplier=ATTENTION_MULTIPLIER, rope_parameters=_rope(100000000000.0), **_FALCON_H1),
+        "falcon_h1",
+        Red(
+            ("layers.0", "layers.1", "layers.2"),
+            "defect",
+            "sanitize folds attention_in_multiplier into the weights of queries and keys and forgets the values'",
+            "falcon_h1.py:472 to 473; attention_in_multiplier",
+            Remedy(weights=_scale_values),
         ),
     ),
     Architecture(

@@ -146,7 +146,7 @@ def test_a_gradient_that_stops_outside_of_modules_is_seen(file: Path) -> None:
 def test_outputs_of_which_nothing_is_finite_are_compared_with_nothing(file: Path) -> None:
     outcome = invoke("trace", f"{file}::nan")
     assert outcome.status == 1
-    assert "no element is finite" in outcome.stdout
+    assert "no element of y is finite" in outcome.stdout
 
 
 @pytest.mark.parametrize("more", [(), ("--backward",), ("--json",)], ids=" ".join)
