@@ -75,6 +75,7 @@ class Pair:
             `as built` or a function (built values, generator) to new ones; what matches none is drawn.
         corpus: Configurations that a strategy would seldom draw: they run in every run.
         strata: Length classes of the accuracy test, their `structure` a configuration; none by default.
+        gradients: Whether `parity run` judges gradients too; False for a port that is never differentiated.
         rungs: The rungs on which the pair means something.
         rungs_reason: Why the others do not.
 
@@ -102,6 +103,7 @@ class Pair:
     parameters: str | Mapping[str, str | ParameterRule] = "drawn"
     corpus: Sequence[Configuration] = ()
     strata: Sequence[LengthClass] = ()
+    gradients: bool = True
     rungs: Sequence[RungName] = tuple(RUNGS)
     rungs_reason: str = ""
 
@@ -251,6 +253,7 @@ def complete(pair: Pair, target: str = "") -> pairs.Pair:
         same_tree=False,
         reads_profile="profile" in named,
         inlined=tuple(pair.inlined),
+        gradients_reason="" if pair.gradients else "gradients: its author says that the port is never differentiated",
     )
 
 

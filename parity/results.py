@@ -19,15 +19,15 @@ Verdict = Literal["pass", "fail", "skip", "ill-conditioned"]
 class Row:
     """One tensor of one component under one profile at one rung, the worst over all cases.
 
-    `order` is the tensor's place in the reference's execution; of the statistics, `ratio` and those after it belong
-    to the worst case, `special` and the counts to all cases.
+    `order` is the tensor's place in the reference's execution, gradients behind all of it; of the statistics, `ratio`
+    and those after it belong to the worst case, `special` and the counts to all cases.
     """
 
     component: str
     profile: str
     rung: str
     tensor: str
-    kind: Literal["intermediate", "output", "none"]
+    kind: Literal["intermediate", "output", "gradient", "none"]
     order: int
     verdict: Verdict = "pass"
     reason: str = ""
@@ -102,9 +102,10 @@ class Failure:
 
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
     none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
-    ratio, and `worst_ratio` that ratio. `meaning` says what kind of failure it is, None for a whole stratum that is
-    less accurate than the reference; `attribution` which known meaning the port has. `detail` is the traceback of a
-    port that raised, `bundle` the path of what runs it again, relative to the report's folder.
+    ratio, and `worst_ratio` that ratio. `kind` says what failed: a tensor, a gradient of a port whose tensors are
+    right, or a whole stratum that is less accurate than the reference. `meaning` says how a tensor fails, None for the
+    other kinds; `attribution` which known meaning the port has. `detail` is the traceback of a port that raised,
+    `bundle` the path of what runs it again, relative to the report's folder.
     """
 
     component: str
@@ -124,6 +125,7 @@ class Failure:
     meaning: Meaning | None = None
     attribution: tuple[str, ...] = ()
     bundle: str = ""
+    kind: Literal["tensor", "gradient", "stratum"] = "tensor"
 
     @property
     def replay(self) -> str:

@@ -13,6 +13,7 @@ from parity.backends.reference import build_reference, run_reference
 from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
 from parity.errors import CaseError, NotImplementedYetError, WeightsError
 from parity.examine import Bench, Examination, Modules, classify_tensor, examine, fidelity, first_bad
+from parity.gradient_run import GradientRun
 from parity.pairs import Pair
 from parity.replay.files import BUNDLES
 from parity.replay.pack import pack
@@ -166,6 +167,9 @@ def execute(
 LARGEST_EXCESS: Final = 1000.0
 """Bits beyond a margin that a ratio can express."""
 
+DRAWN_GRADIENTS: Final = 4
+"""Drawn cases whose gradients are judged where a pair has no corpus."""
+
 FAILING_AIMS: Final = 3
 """Failing examples of the search for a near case that run like the others."""
 
@@ -194,16 +198,28 @@ class _PairRun:
             on_case(self.pair.name)
         for case in self._aim():
             self._run_case(case)
-        results.rows += self._sorted_rows()
+        gradients = GradientRun(self.pair, self.profiles, self.rungs, self.plan.command, self.check)
+        gradients.run(self._differentiated(), set(self.failing))
+        results.rows += self._sorted(self.rows | gradients.rows)
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
         results.failures += self._failures()
+        results.failures += gradients.failures()
+        results.skips += gradients.skips
+        self.unpaired |= gradients.unpaired
         assessments = list(self._assess())
         results.assessments += assessments
         results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
         results.bundles |= self.bundles
         if self.unpaired:
             results.unpaired[self.pair.name] = self.unpaired
+
+    def _differentiated(self) -> list[Case]:
+        """The cases whose gradients are judged: those that were named, else the corpus, else the first drawn ones."""
+        if self.plan.cases:
+            return self.cases
+        corpus = set(corpus_cases(self.pair, self.plan.seed))
+        return [case for case in self.cases if case in corpus] or self.cases[:DRAWN_GRADIENTS]
 
     def _aim(self) -> list[Case]:
         """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for.
@@ -258,6 +274,7 @@ class _PairRun:
             worst_case=assessment.worst_case,
             worst_ratio=assessment.largest,
             bundle=bundle,
+            kind="stratum",
         )
 
     def _bundle(self, case: Case, profile: HyperProfile, rung: RungName) -> str:
@@ -326,11 +343,11 @@ class _PairRun:
             if place not in self.worst or ratio > self.worst[place][0]:
                 self.worst[place] = ratio, case
 
-    def _sorted_rows(self) -> list[Row]:
+    def _sorted(self, rows: Mapping[tuple[str, str, str], Row]) -> list[Row]:
         places = [profile.name for profile in self.profiles]
         rungs = [str(rung) for rung in RUNGS]
         return sorted(
-            self.rows.values(),
+            rows.values(),
             key=lambda row: (places.index(row.profile), rungs.index(row.rung), row.order, row.tensor),
         )
 
@@ -361,7 +378,9 @@ class _PairRun:
             if not failures and not self.plan.cases:
                 shrunk = self._shrink(profile, rung)
             small = shrunk if shrunk is not None and self._fails(shrunk, profile, rung) else None
-            failure = self._failure(profile, rung, small or min(cases, key=_size), small is not None, len(cases))
+            failure = self._failure(
+                profile, rung, small or min(cases, key=lambda it: it.size), small is not None, len(cases)
+            )
             failures.append(failure if failures else self._explained(failure, profile, rung))
         return failures
 
@@ -411,8 +430,3 @@ class _PairRun:
         if rung not in case.ladder:
             return False
         return first_bad(examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
-
-
-def _size(case: Case) -> int:
-    """Order of magnitude of a case: the sum of its sizes."""
-    return sum(value for value in case.options.values() if type(value) is int)

@@ -139,8 +139,10 @@ class Table:
         _, pulled = mx.vjp(across, list(state.values()), cotangents)
         # What an array depends on shows in the product with ones, as a gradient that happens to be zero does not.
         _, reached = mx.vjp(across, list(state.values()), [mx.ones_like(like) for like in made])
+        dtypes = {array.dtype for array in arrays.values()}
+        own = dtypes.pop() if len(dtypes) == 1 else None  # the state dict is wider than a port at a coarse rung
         return {
-            name: array
+            name: array if own is None else array.astype(own)
             for name, array, ones in zip(state, pulled, reached, strict=True)
             if ones.size and mx.any(ones != 0).item()
         }

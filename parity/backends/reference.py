@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from parity.backends.convert_torch import TORCH_DTYPES, numpy_from_torch, torch_from_numpy
+from parity.backends.true_transforms import TrueTransforms
 from parity.errors import WeightsError
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray, Array
@@ -112,7 +113,7 @@ def state_of(module: nn.Module) -> dict[str, AnyArray]:
 def run_reference(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
     """Run `module`, already cast to the rung, and return its floating intermediates and then its outputs."""
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with torch.no_grad(), record_torch(module) as taken:
+    with torch.no_grad(), TrueTransforms(), record_torch(module) as taken:
         outputs = pair.call(module, tensors)
     everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **outputs}
     traced = {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()}
@@ -127,7 +128,7 @@ def at_rung(module: nn.Module, rung: Rung) -> nn.Module:
 def run_reference_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
     """Run `module`, already cast to the rung, and return its outputs alone."""
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with torch.no_grad():
+    with torch.no_grad(), TrueTransforms():
         outputs = pair.call(module, tensors)
     return Trace({name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in outputs.items()}, tuple(outputs))
 

@@ -24,6 +24,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed
+from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import gradient_values, in_port, rebuilt, relative, values_of
 from parity.blame.forward import DRAWS, Model, compare_outputs, unpaired
 from parity.blame.links import Joint, Link, Links, join
@@ -126,7 +127,7 @@ def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArr
     for tensor in tensors.values():
         if tensor.is_floating_point():
             tensor.requires_grad_()
-    with torch.enable_grad(), capture_torch(module, keep, copies=False):
+    with torch.enable_grad(), TrueTransforms(), capture_torch(module, keep, copies=False):
         outputs = model.call(module, tensors)
         loss = _torch_loss(outputs)
     found.outputs = {name: tuple(y.shape) for name, y in outputs.items()}
@@ -136,7 +137,8 @@ def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArr
         for path, tensor in call.outputs.items()
         if tensor.requires_grad
     ]
-    grads = torch.autograd.grad(loss, [tensor for _, _, tensor in places], allow_unused=True)
+    with TrueTransforms():
+        grads = torch.autograd.grad(loss, [tensor for _, _, tensor in places], allow_unused=True)
     for (name, path, _), grad in zip(places, grads, strict=True):
         if grad is not None:
             found.cotangents.setdefault(name, {})[path] = gradient_values(grad)
@@ -294,9 +296,9 @@ class _Judge:
             given = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
             floats = {name: tensor.requires_grad_() for name, tensor in given.items() if tensor.is_floating_point()}
             targets = [*floats.values(), *(p for _, p in module.named_parameters() if p.requires_grad)]
-            with torch.enable_grad():
+            with torch.enable_grad(), TrueTransforms():
                 total = _torch_loss(self.model.call(module, given))
-            found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(total, targets, allow_unused=True)
+                found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(total, targets, allow_unused=True)
             return {
                 name: gradient_values(torch.zeros_like(target) if grad is None else grad)
                 for name, grad, target in zip([*(INPUT + it for it in floats), *names], found, targets, strict=True)
@@ -335,7 +337,7 @@ class _Judge:
         tensors = {path: torch_from_numpy(array, "float64") for path, array in values.items()}
         floats = {path: tensor.requires_grad_() for path, tensor in tensors.items() if tensor.is_floating_point()}
         own = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        with torch.enable_grad():
+        with torch.enable_grad(), TrueTransforms():
             args, kwargs = rebuilt(call, module.forward, tensors)
             outputs = leaves(module(*args, **kwargs))
             loss = sum((outputs[path] * torch.from_numpy(np.ascontiguousarray(c))).sum() for path, c in cots.items())

@@ -15,6 +15,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
+from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import in_port, plain_arguments, rebuilt, relative, values_of
 from parity.blame.links import Joint, Links, join
 from parity.blame.signature import residual_signature
@@ -87,7 +88,8 @@ def trace_forward(
     outputs: dict[str, Mapping[str, Any]] = {}
 
     def run_reference() -> None:
-        outputs["reference"] = model.call(reference, {n: torch_from_numpy(a, "float64") for n, a in inputs.items()})
+        with TrueTransforms():
+            outputs["reference"] = model.call(reference, {n: torch_from_numpy(a, "float64") for n, a in inputs.items()})
 
     def run_port() -> None:
         outputs["port"] = model.call(port, {n: mlx_from_numpy(a, rung.dtype) for n, a in inputs.items()})
@@ -190,7 +192,8 @@ class _Judge:
     def _run(self, call: Call, values: Outputs) -> Any:
         module = self.reference[call.module]
         args, kwargs = rebuilt(call, module.forward, {p: torch_from_numpy(v, "float64") for p, v in values.items()})
-        return module(*args, **kwargs)
+        with TrueTransforms():
+            return module(*args, **kwargs)
 
     def _allowed(self, call: Call, values: Outputs, joint: Joint, truth: Outputs) -> Mapping[str, Noise]:
         """The error that rounding makes within the module, by perturbing every one of its operations."""

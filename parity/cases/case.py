@@ -96,6 +96,11 @@ class Case:
             raise CaseError(f"sizes and switches must be plain values; got {nested[0]} = {data[nested[0]]!r}")
         return cls.make(component, data, family, scale, seed, rungs)  # type: ignore[arg-type]
 
+    @property
+    def size(self) -> int:
+        """Order of magnitude: the sum of its sizes."""
+        return sum(value for value in self.options.values() if type(value) is int)
+
     def command(self, profile: str, rung: str, target: str = "") -> str:
         """Return the one command that runs this case again; `target` spells the component where its name does not."""
         words = [

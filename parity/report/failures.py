@@ -32,7 +32,7 @@ def failure_lines(failure: Failure, folder: Path | None = None, detailed: bool =
 
 
 def unpaired_lines(results: Results) -> Iterator[str]:
-    """Yield, for each component, the intermediates that were compared with nothing."""
+    """Yield, for each component, the intermediates and gradients that were compared with nothing."""
     for component, names in results.unpaired.items():
         listed = "; ".join(f"{name}: {why}" for name, why in names.items())
-        yield f"unpaired {component}: {len(names)} intermediates compared with nothing: {listed}"
+        yield f"unpaired {component}: {len(names)} tensors compared with nothing: {listed}"

@@ -181,7 +181,7 @@ QUICK = ("--rung", "f64", "--budget", "quick", "--seed", "0", "--out", "out")
 def test_a_right_pair_passes_and_its_report_names_it(tmp_path: Path) -> None:
     outcome = invoke("run", "good:ONE", *QUICK)
     assert outcome.status == 0, outcome.stdout
-    assert "PASS: 1 tensors" in outcome.stdout
+    assert "PASS: 4 tensors" in outcome.stdout
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["counts"]["components"] == 1
     assert "one" in (tmp_path / "out" / "report.md").read_text()
 

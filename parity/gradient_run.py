@@ -1,0 +1,134 @@
+"""The gradients of one pair over its cases, gathered into rows, failures and skips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from parity.cases import Case
+from parity.examine import Bench, first_bad
+from parity.gradients import GRADIENT_RUNGS, GradientBench, GradientCheck, examine_gradients
+from parity.pairs import Pair
+from parity.results import Failure, Row, Skip
+from parity.spec.precision import RUNGS, RungName
+from parity.spec.profile import HyperProfile
+
+FORWARD_FAILS: Final = "gradients: the forward pass fails here, and its derivative with it"
+
+Command = Callable[[Case, str, str], str]
+"""The command that runs a case again under a profile's name at a rung."""
+
+
+class GradientRun:
+    """Gradients of a pair under several profiles.
+
+    Args:
+        pair: The pair.
+        profiles: The profiles that are built.
+        rungs: The rungs of the run.
+        command: How a case is run again.
+        check: Called before every examination; it may raise to stop.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        profiles: Sequence[HyperProfile],
+        rungs: Sequence[RungName],
+        command: Command,
+        check: Callable[[], object],
+    ) -> None:
+        self.pair, self.profiles, self.command, self.check = pair, profiles, command, check
+        self.rungs = [rung for rung in rungs if rung in GRADIENT_RUNGS]
+        self.rows: dict[tuple[str, str, str], Row] = {}
+        self.skips: list[Skip] = []
+        self.unpaired: dict[str, str] = {}
+        self._failing: dict[tuple[str, RungName], list[tuple[Case, GradientCheck]]] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._case_skips: dict[tuple[str, str, str], int] = {}
+
+    def run(self, cases: Sequence[Case], failing: Collection[tuple[str, RungName]]) -> None:
+        """Judge the gradients of `cases`, but under profiles and at rungs where the forward pass is `failing`."""
+        if self.pair.fresh:
+            return  # buffers are built from nothing that could be varied
+        if self.pair.gradients_reason:
+            self.skips += [
+                Skip(self.pair.name, profile.name, rung, self.pair.gradients_reason, len(cases))
+                for profile in self.profiles
+                for rung in self.rungs
+            ]
+            return
+        for case in cases:
+            self._run_case(case, failing)
+        self.skips += [Skip(self.pair.name, *key, cases=count) for key, count in sorted(self._case_skips.items())]
+
+    def failures(self) -> list[Failure]:
+        """Describe every failing profile and rung by its smallest failing case."""
+        return [self._failure(*place) for place in self._failing]
+
+    def _run_case(self, case: Case, failing: Collection[tuple[str, RungName]]) -> None:
+        benches: dict[tuple[object, ...], GradientBench] = {}
+        for profile in self.profiles:
+            for rung in (rung for rung in self.rungs if rung in case.ladder):
+                if (profile.name, rung) in failing:
+                    self._skip(profile, rung, FORWARD_FAILS)
+                    continue
+                self.check()
+                meaning = self.pair.meaning(profile)
+                if meaning not in benches:
+                    benches[meaning] = GradientBench(Bench(self.pair, case, profile, intermediates=False))
+                self._gather(case, profile, rung, examine_gradients(benches[meaning], profile, RUNGS[rung]))
+
+    def _skip(self, profile: HyperProfile, rung: str, reason: str) -> None:
+        key = (profile.name, rung, reason)
+        self._case_skips[key] = self._case_skips.get(key, 0) + 1
+
+    def _gather(self, case: Case, profile: HyperProfile, rung: RungName, found: GradientCheck) -> None:
+        if found.skipped:
+            self._skip(profile, rung, found.skipped)
+            return
+        self._counts[profile.name, rung] = self._counts.get((profile.name, rung), 0) + 1
+        self.unpaired |= found.unpaired
+        for order, (name, judgement) in enumerate(found.judgements.items(), _BEHIND):
+            key = (profile.name, rung, name)
+            row = self.rows.setdefault(key, Row(self.pair.name, profile.name, rung, name, "gradient", order))
+            row.order = max(row.order, order)
+            row.add(judgement, case, self.command(case, profile.name, rung))
+        if first_bad(found.judgements) is not None:
+            self._failing.setdefault((profile.name, rung), []).append((case, found))
+
+    def _failure(self, profile: str, rung: RungName) -> Failure:
+        failing = self._failing[profile, rung]
+        case, found = min(failing, key=lambda it: it[0].size)
+        name = first_bad(found.judgements)
+        worst, largest = max(((it, _largest(check)) for it, check in failing), key=lambda pair: pair[1])
+        judgement = found.judgements[name or ""]
+        return Failure(
+            component=self.pair.name,
+            profile=profile,
+            rung=rung,
+            first_bad=name or "",
+            reason=judgement.reason,
+            ratio=judgement.ratio,
+            case=case.to_json(),
+            shrunk=False,
+            rerun=self.command(case, profile, rung),
+            cases=self._counts[profile, rung],
+            cases_failed=len(failing),
+            detail=judgement.detail,
+            worst_case=worst.to_json(),
+            worst_ratio=largest,
+            attribution=() if judgement.detail else (f"which module errs: {self._trace(case, profile, rung)}",),
+            kind="gradient",
+        )
+
+    def _trace(self, case: Case, profile: str, rung: str) -> str:
+        return self.command(case, profile, rung).replace("parity run", "parity trace --backward", 1)
+
+
+_BEHIND: Final = 1_000_000
+"""Place of the first gradient in the order of a component's rows: behind every tensor of the forward pass."""
+
+
+def _largest(found: GradientCheck) -> float:
+    return max(judgement.ratio for judgement in found.judgements.values())

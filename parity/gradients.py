@@ -1,0 +1,136 @@
+"""Gradients of one case: the port's against the reference's in float64, within what rounding makes of a backward pass.
+
+A port whose forward pass is right can still have a wrong derivative: a custom vector-Jacobian product, a gradient that
+is stopped, a function that is differentiated otherwise at a special point.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+from parity.backends.gradients import draw_cotangents, gradients_of_port, gradients_of_reference
+from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
+from parity.examine import Bench, out_of_range
+from parity.spec.precision import BY_DTYPE, RUNGS, Rung, RungName
+from parity.spec.profile import HyperProfile
+from parity.tolerance import REFINE_FROM, REFINED_DRAWS, SCREENING_DRAWS, propagated
+from parity.trace import TracedTensor
+from parity.verdict import Judgement, failed, judge
+
+GRADIENT_RUNGS: Final[tuple[RungName, ...]] = ("f64", "f32")
+"""Rungs at which gradients are judged: nobody trains in sixteen bits without float32 beside them."""
+
+NO_GRADIENT: Final = "no gradient of it comes out of the port"
+"""Why a parameter's gradient is compared with nothing."""
+
+
+_UNDERIVED: Final = "is not implemented"
+"""What torch says of a function without a derivative: `derivative for aten::... is not implemented`."""
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """Judgements of one case's gradients at one rung, or why there are none.
+
+    `unpaired` are the parameters of the reference whose gradients were compared with nothing, each with the reason.
+    """
+
+    judgements: Mapping[str, Judgement]
+    skipped: str = ""
+    unpaired: Mapping[str, str] = field(default_factory=dict)
+
+
+class GradientBench:
+    """The reference's gradients and their predicted error in one case, computed once for all profiles and rungs.
+
+    Args:
+        bench: The case.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.cotangents = draw_cotangents(bench.truth, bench.case.seed)
+        self._gradients: dict[str, Mapping[str, TracedTensor]] = {}
+        self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
+
+    @property
+    def truth(self) -> Mapping[str, TracedTensor]:
+        """The gradients in float64."""
+        return self.reference(RUNGS["f64"])
+
+    def reference(self, rung: Rung) -> Mapping[str, TracedTensor]:
+        """Return the reference's gradients at `rung`."""
+        if rung.name not in self._gradients:
+            module = self.bench.module if rung.name == "f64" else self.bench.modules.reference(rung)
+            self._gradients[rung.name] = gradients_of_reference(
+                self.bench.pair, module, self.bench.inputs, rung, self.cotangents
+            )
+        return self._gradients[rung.name]
+
+    def port(self, profile: HyperProfile, rung: Rung) -> Mapping[str, TracedTensor]:
+        """Return the port's gradients under `profile` at `rung`."""
+        bench = self.bench
+        return gradients_of_port(bench.pair, bench.modules.port(profile, rung), bench.inputs, rung, self.cotangents)
+
+    def noise(self, rung: Rung, draws: int) -> Mapping[str, Noise]:
+        """Return the predicted error of every gradient at `rung`, from so many perturbed passes there and back."""
+        if (rung.name, draws) not in self._noise:
+            bench, fine = self.bench, RUNGS["f64"]
+            generator = torch.Generator().manual_seed(bench.case.seed)
+            runs = []
+            for _ in range(draws):
+                with perturbed(bench.module, rung, generator):
+                    runs.append(gradients_of_reference(bench.pair, bench.module, bench.inputs, fine, self.cotangents))
+            self._noise[rung.name, draws] = {
+                name: noise_of([run[name].values for run in runs], exact.values, rung)
+                for name, exact in self.truth.items()
+            }
+        return self._noise[rung.name, draws]
+
+
+def examine_gradients(bench: GradientBench, profile: HyperProfile, rung: Rung) -> GradientCheck:
+    """Differentiate the port under `profile` at `rung` and judge every gradient of the reference.
+
+    Where one comes near its allowance or beyond it, the predicted error is drawn more often: next to a kink, as that of
+    a maximum, a gradient jumps, and only some of the draws fall on its other side.
+    """
+    skipped = out_of_range(bench.bench, rung)
+    if skipped:
+        return GradientCheck({}, skipped)
+    try:
+        truth = bench.truth
+    except (NotImplementedError, RuntimeError) as error:
+        if _UNDERIVED not in str(error):
+            raise
+        return GradientCheck({}, f"gradients: the reference has none: {str(error).splitlines()[0]}")
+    if not truth:
+        return GradientCheck({}, "gradients: no output of the reference has any")
+    try:
+        port = bench.port(profile, rung)
+    except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
+        raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
+        return GradientCheck(dict.fromkeys(truth, raised))
+    apart = {name: NO_GRADIENT for name in truth if name not in port}
+    if len(apart) == len(truth):
+        return GradientCheck(dict.fromkeys(truth, failed(f"nothing compared: {NO_GRADIENT}")))
+    judgements = _judged(bench, rung, port, SCREENING_DRAWS)
+    if any(REFINE_FROM < judgement.predicted_ratio < math.inf for judgement in judgements.values()):
+        judgements = _judged(bench, rung, port, REFINED_DRAWS)
+    return GradientCheck(judgements, unpaired=apart)
+
+
+def _judged(bench: GradientBench, rung: Rung, port: Mapping[str, TracedTensor], draws: int) -> dict[str, Judgement]:
+    found = {}
+    reference, noises = bench.reference(rung), bench.noise(rung, draws)
+    for name, truth in ((name, truth) for name, truth in bench.truth.items() if name in port):
+        held = BY_DTYPE[reference[name].dtype]
+        noise = with_rounding(noises[name], truth.values, held)
+        allowance = propagated(noise.rms, noise.maximum, rung, held)
+        found[name] = judge(truth, reference[name], port[name], rung, allowance, noise.rms, None)
+    return found
