@@ -125,6 +125,12 @@ class Modules:
             self._ports[profile, rung.name] = build_port(self.pair, self.case.options, profile, rung, self.state)
         return self._ports[profile, rung.name]
 
+    def with_pair(self, pair: Pair) -> Modules:
+        """Return the same references beside the port of `pair`, which differs in its port alone."""
+        other = copy.copy(self)
+        other.pair, other._ports = pair, {}
+        return other
+
 
 class Bench:
     """Truth, noise and references of one case under one meaning, computed once for all profiles and rungs.
@@ -199,6 +205,13 @@ class Bench:
         if self.pair.scales is None:
             return {}
         return self.pair.scales(self.case.options, profile, self.state, self.inputs)
+
+    def with_pair(self, pair: Pair) -> Bench:
+        """Return the same truth, noise and references beside the port of `pair`, which differs in its port alone."""
+        self.kappa  # noqa: B018 - measured here, it is shared
+        other = copy.copy(self)
+        other.pair, other.modules = pair, self.modules.with_pair(pair)
+        return other
 
 
 def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
