@@ -203,7 +203,7 @@ def _list(choice: _Choice) -> int:
 
 def _mutants(choice: _Choice) -> int:
     from parity.mutants.score import Score
-    from parity.mutants.table import document, files, summary_lines, write_files
+    from parity.mutants.table import document, files, prepare_files, summary_lines, write_files
     from parity.mutants.trial import SCORED
     from parity.suites import select
 
@@ -211,14 +211,16 @@ def _mutants(choice: _Choice) -> int:
     rungs = choice.rungs
     for mutant in mutants:
         select([mutant.component])
+    whole = everything and rungs == SCORED
+    folder = choice.out or (DEFAULT_OUT if whole else None)
+    if folder is not None:
+        prepare_files(folder)
     # What is unchanged comes last: a patch that outlives its trial would make it fail.
     names = [*(it.name for it in mutants), *(UNCHANGED + it for it in dict.fromkeys(it.component for it in mutants))]
     one = partial(_one, choice.catalogue, rungs, choice.seed)
     found = {outcome.name: outcome for outcome in _worked(one, names, choice.jobs, "mutants", _words)}
-    whole = everything and rungs == SCORED
     score = Score([found[name] for name in names], whole)
     meta = {"seed": choice.seed, "budget": "standard", "whole": whole, "catalogue": choice.catalogue}
-    folder = choice.out or (DEFAULT_OUT if whole else None)
     if folder is not None:
         write_files(folder, files(score, meta, shlex.join(["parity", *sys.argv[1:]])))
     if choice.as_json:

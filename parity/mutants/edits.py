@@ -129,6 +129,7 @@ _EVERYWHERE: Final[tuple[What, ...]] = ("scale", "scale", "negate", "float32", "
 """Needs no axis. A scale comes twice: its size is drawn besides."""
 
 _ALONG_AN_AXIS: Final[tuple[What, ...]] = ("shift", "halves", "drop", "sign", "length")
+_WITH_EQUAL_AXES: Final[tuple[What, ...]] = ("transpose",)
 
 
 def draw_edit(places: Sequence[Place], rng: np.random.Generator) -> Edit:
@@ -139,7 +140,7 @@ def draw_edit(places: Sequence[Place], rng: np.random.Generator) -> Edit:
     place = among[rng.integers(len(among))]
     long = [axis for axis, size in enumerate(place.shape) if size > 1]
     equal = [(a, b) for a in long for b in long if a < b and place.shape[a] == place.shape[b]]
-    allowed = [*_EVERYWHERE, *(_ALONG_AN_AXIS if long else ()), *(["transpose"] if equal else [])]
+    allowed = [*_EVERYWHERE, *(_ALONG_AN_AXIS if long else ()), *(_WITH_EQUAL_AXES if equal else ())]
     edit = Edit(place, allowed[rng.integers(len(allowed))])
     if edit.what == "scale":
         return replace(edit, k=int(rng.integers(1, LARGEST_K + 1)))

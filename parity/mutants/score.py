@@ -94,6 +94,7 @@ class Score:
     def complaints(self) -> list[str]:
         """Why the session fails, a line each; empty if it does not."""
         lines = [f"{it.name}: the harness raised {it.error}" for it in self.errors]
+        lines += [f"{it.name} was put to no rung" for it in self.outcomes if not it.findings and not it.error]
         lines += [f"{it.name} survives f64" for it in self.survivors("f64")]
         lines += [f"{it.name}: killed at f64 by {_margin(it)} times the allowance alone" for it in self.weak("f64")]
         lines += [f"{it.name} computes the same and was killed: {_line(it)}" for it in self.falsely_killed]

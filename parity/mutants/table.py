@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -144,7 +146,7 @@ def _page_row(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(map(_escaped, row)) for row in rows)]
     return [f"| {line} |" for line in lines]
 
@@ -164,8 +166,20 @@ def files(score: Score, meta: Mapping[str, Any], command: str) -> dict[str, str]
     return dict(zip(MUTANT_FILES, texts, strict=True))
 
 
+def prepare_files(folder: Path) -> None:
+    """Make `folder` and prove that it can be written to; a report that is there stays until the new one replaces it.
+
+    Raises:
+        OutputError: It cannot; nothing was run yet.
+    """
+    with _output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".parity-"):
+            pass
+
+
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Put the files into `folder`.
+    """Put the files into `folder`, made by `prepare_files`.
 
     All are written beside their places first; then the old last one goes, and the new comes last. Killed at any moment,
     the folder has no last file or a complete report.
@@ -175,15 +189,21 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> None:
     """
     staged = {name: folder / f".parity-{os.getpid()}-{name}" for name in texts}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, path in staged.items():
-            path.write_text(texts[name], encoding="utf-8", newline="")
-        (folder / list(texts)[-1]).unlink(missing_ok=True)
-        for name, path in staged.items():
-            path.replace(folder / name)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OutputError(f"report in {str(folder)!r} cannot be written: {reason}; choose another with --out") from None
+        with _output(folder):
+            for name, path in staged.items():
+                path.write_text(texts[name], encoding="utf-8", newline="")
+            (folder / list(texts)[-1]).unlink(missing_ok=True)
+            for name, path in staged.items():
+                path.replace(folder / name)
     finally:
         for path in staged.values():
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _output(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"report in {str(folder)!r} cannot be written: {reason}; choose another with --out") from None

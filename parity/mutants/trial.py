@@ -170,8 +170,9 @@ def _equivalent(mutant: Mutant, pair: Pair, plan: Plan, court: Court) -> Iterato
         yield _judged(mutant, pair, plan, rung, results, None), ""
     for rung in SCORED if mutant.kind == "gradient" else ():
         yield _gradient(mutant, pair, replace(plan, rungs=(rung,)), begun), ""
-    for rung in SCORED if mutant.kind == "special" and court.special is not None else ():
-        yield _special(mutant, court.special, Finding(rung), begun), ""
+    if mutant.kind == "special" and court.special is not None:
+        for rung in SCORED:
+            yield _special(mutant, court.special, Finding(rung), begun), ""
 
 
 def executed(plan: Plan) -> Results:
