@@ -159,7 +159,11 @@ def test_an_interruption_leaves_nothing_half_written(quick: Path) -> None:
     running = subprocess.Popen(
         command("--jobs", "2", "--out", "here"), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    time.sleep(6)
+    begun = time.monotonic()
+    while not (quick / "here").exists():
+        assert time.monotonic() < begun + 120
+        time.sleep(0.1)
+    time.sleep(2)
     running.send_signal(signal.SIGINT)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
