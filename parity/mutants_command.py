@@ -239,7 +239,6 @@ def _one(catalogue: str, rungs: tuple[RungName, ...], seed: int, name: str) -> O
     _prepare()
     from parity.mutants import Mutant
     from parity.mutants.trial import Court, put_on_trial
-    from parity.spec.profile import load_profile, profile_names
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
 
@@ -252,7 +251,6 @@ def _one(catalogue: str, rungs: tuple[RungName, ...], seed: int, name: str) -> O
         mutant = next(mutant for mutant in load_catalogue(catalogue) if mutant.name == name)
     (pair,) = select([mutant.component])
     court = Court(
-        profiles=[load_profile(profile) for profile in profile_names()],
         seed=seed,
         rungs=rungs,
         explain=lambda pair, *question: [] if pair.target else explain(pair, *question),

@@ -1,5 +1,5 @@
 """Mutants: known mistakes of ports, and how many of them the harness catches."""
 
-from parity.mutants.mutant import Kind, Mutant
+from parity.mutants.mutant import Check, Kind, Mutant
 
-__all__ = ["Kind", "Mutant"]
+__all__ = ["Check", "Kind", "Mutant"]

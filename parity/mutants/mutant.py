@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from parity.spec.profile import CANONICAL, HyperProfile
 
 Kind = Literal["arithmetic", "kernel", "wiring", "weights", "profile", "gradient", "dtype", "training", "special"]
+Check = Literal["run", "gradients", "extremes"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Mutant:
         patch: Returns the context in which the port is the wrong one; it is entered before the port is built.
         equivalent: Why it computes the same, for mutants that must pass; empty for all others.
         unseen_at_f32: Why f32 alone, without f64, cannot see it; empty where it must.
+        knobs: Knobs of the profile under which it runs that are not the canonical ones; an ignored knob needs them.
+        seen_by: The suite that must see it: `parity run`, `parity trace --backward` or `parity extremes`.
     """
 
     name: str
@@ -35,3 +40,10 @@ class Mutant:
     patch: Callable[[], AbstractContextManager[object]]
     equivalent: str = ""
     unseen_at_f32: str = ""
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    seen_by: Check = "run"
+
+    @property
+    def profile(self) -> HyperProfile:
+        """The profile under which it runs: the canonical one, or that with its knobs changed, by the mutant's name."""
+        return CANONICAL.replace(name=self.name, **self.knobs) if self.knobs else CANONICAL

@@ -23,7 +23,6 @@ from parity.pairs import Pair
 from parity.results import Failure, Results
 from parity.run import Explain, Plan, execute, plan_cases
 from parity.spec.precision import RUNGS, Rung, RungName
-from parity.spec.profile import CANONICAL, HyperProfile
 
 SCORED: Final[tuple[RungName, ...]] = ("f64", "f32")
 """Rungs at which a mutant must be killed, each on its own."""
@@ -95,15 +94,13 @@ class Court:
     """What every mutant is put to.
 
     Args:
-        profiles: All profiles, by name; a mutant of a profile runs under each of them, any other under the canonical.
         seed: Seed of everything drawn.
         rungs: Rungs of mutants that must be killed, each run on its own.
         budget: A name of `parity.run.BUDGETS`.
         explain: Names the meaning of a port that fails at f64.
-        special: Asks for special values, for mutants of that kind.
+        special: Asks for special values, for mutants that only they show.
     """
 
-    profiles: Sequence[HyperProfile]
     seed: int
     rungs: Sequence[RungName] = SCORED
     budget: str = "standard"
@@ -146,21 +143,18 @@ def put_on_trial(mutant: Mutant, pair: Pair, court: Court) -> Outcome:
 
 
 def _findings(mutant: Mutant, pair: Pair, court: Court) -> Iterator[tuple[Finding, str]]:
-    profiles = list(court.profiles) if mutant.kind == "profile" else [CANONICAL]
-    plan = Plan([pair], profiles, court.rungs, court.budget, court.seed)
+    plan = Plan([pair], [mutant.profile], court.rungs, court.budget, court.seed)
     if mutant.equivalent:
         yield from _equivalent(mutant, pair, replace(plan, rungs=tuple(RUNGS)), court)
         return
     for rung in (rung for rung in court.rungs if rung in pair.only_rungs):
         asked, begun = replace(plan, rungs=(rung,)), time.monotonic()
-        finding, words = (
-            (_gradient(mutant, pair, asked, begun), "")
-            if mutant.kind == "gradient"
-            else _forward(mutant, pair, asked, court, begun)
-        )
-        if not finding.killed and mutant.kind == "special" and court.special is not None:
-            finding = _special(mutant, court.special, finding, begun)
-        yield finding, words
+        if mutant.seen_by == "gradients":
+            yield _gradient(mutant, pair, asked, begun), ""
+        elif mutant.seen_by == "extremes":
+            yield _special(mutant, court, rung, begun), ""
+        else:
+            yield _forward(mutant, pair, asked, court, begun)
 
 
 def _equivalent(mutant: Mutant, pair: Pair, plan: Plan, court: Court) -> Iterator[tuple[Finding, str]]:
@@ -168,11 +162,10 @@ def _equivalent(mutant: Mutant, pair: Pair, plan: Plan, court: Court) -> Iterato
     results = executed(plan)
     for rung in (rung for rung in RUNGS if rung in pair.only_rungs):
         yield _judged(mutant, pair, plan, rung, results, None), ""
-    for rung in SCORED if mutant.kind == "gradient" else ():
+    for rung in SCORED if mutant.seen_by == "gradients" else ():
         yield _gradient(mutant, pair, replace(plan, rungs=(rung,)), begun), ""
-    if mutant.kind == "special" and court.special is not None:
-        for rung in SCORED:
-            yield _special(mutant, court.special, Finding(rung), begun), ""
+    for rung in SCORED if mutant.seen_by == "extremes" else ():
+        yield _special(mutant, court, rung, begun), ""
 
 
 def executed(plan: Plan) -> Results:
@@ -282,7 +275,7 @@ def _gradient(mutant: Mutant, pair: Pair, plan: Plan, begun: float) -> Finding:
     largest = 0.0
     compared = False
     for case in corpus_cases(pair, plan.seed):
-        bench = Bench(pair, case, CANONICAL, intermediates=False)
+        bench = Bench(pair, case, mutant.profile, intermediates=False)
         if out_of_range(bench, rung):
             continue
         compared = True
@@ -302,14 +295,14 @@ def _gradient(mutant: Mutant, pair: Pair, plan: Plan, begun: float) -> Finding:
 def _raised(bench: Bench, rung: Rung) -> str:
     """What the port alone raises when it is differentiated, if it does."""
     try:
-        port_gradients(bench.pair, bench.modules.port(CANONICAL, rung), bench.inputs, rung)
+        port_gradients(bench.pair, bench.modules.port(bench.profile, rung), bench.inputs, rung)
     except Exception as raised:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         return f"the port raised {type(raised).__name__}: {raised}"
     return ""
 
 
 def _backward(bench: Bench, rung: Rung, seed: int) -> BlameTable:
-    pair, reference, port = bench.pair, bench.module, bench.modules.port(CANONICAL, rung)
+    pair, reference, port = bench.pair, bench.module, bench.modules.port(bench.profile, rung)
     with arithmetic(pair, rung):
         links = (
             links_by_name(pair, reference, port)
@@ -331,14 +324,16 @@ def _of_table(mutant: Mutant, table: BlameTable, rung: RungName, seconds: float)
     )
 
 
-def _special(mutant: Mutant, special: Special, passed: Finding, begun: float) -> Finding:
-    """Return `passed`, or the kill by the first question whose answer differs."""
-    news = special(passed.rung)  # type: ignore[arg-type]
+def _special(mutant: Mutant, court: Court, rung: RungName, begun: float) -> Finding:
+    """Return the kill by the first question whose answer differs without a known reason."""
+    if court.special is None:
+        raise RuntimeError(f"nobody asks for special values, and nothing else shows {mutant.name}")
+    news = court.special(rung)
     if not news:
-        return passed
+        return Finding(rung)
     names = [name for name, _ in news]
     return Finding(
-        rung=passed.rung,
+        rung=rung,
         killed="special",
         margin=math.inf,
         place=names[0],

@@ -83,6 +83,11 @@ def no_nan() -> Context:
     return replaced((ops.Ops, "gelu_erf", gelu))
 
 
+def erf_always() -> Context:
+    """A knob that is ignored: right where the knob says so anyhow."""
+    return replaced((ops.Ops, "gelu_tanh", ops.Ops.gelu_erf))
+
+
 def missing_name() -> Context:
     """A patch of what does not exist: the harness's own mistake."""
     return replaced((ops.Ops, "no_such_operation", None))
@@ -92,12 +97,12 @@ TANH = _mutant("tanh", tanh)
 TINY = _mutant("tiny", tiny, kind="dtype", unseen_at_f32="2^-33 is below float32's last digit")
 RAISING = _mutant("raising", raising)
 SAME = _mutant("other-half", other_half, equivalent="a factor of a half moves")
-VJP = _mutant("wrong-vjp", wrong_vjp, kind="gradient")
-NO_NAN = _mutant("no-nan", no_nan, kind="special", blamed=("gelu_erf",))
+VJP = _mutant("wrong-vjp", wrong_vjp, kind="gradient", seen_by="gradients")
+NO_NAN = _mutant("no-nan", no_nan, kind="special", seen_by="extremes", blamed=("gelu_erf",))
 IDLE = _mutant("idle", nullcontext)
 FALSE_EQUIVALENT = _mutant("not-the-same", tanh, equivalent="so it is said")
 BROKEN = _mutant("broken", missing_name)
-PROFILE = _mutant("knob", tanh, kind="profile")
+KNOB = _mutant("knob", erf_always, kind="profile", knobs={"gelu_mode": "tanh"})
 ELSEWHERE = _mutant("elsewhere", tanh, blamed=("wo",))
 
 GOOD = (TANH, TINY, SAME)

@@ -16,10 +16,10 @@ from parity.mutants import Mutant, trial
 from parity.mutants.trial import Court, Outcome, executed, module_of, put_on_trial, rank_of
 from parity.results import Results
 from parity.run import Plan
-from parity.spec.profile import CANONICAL, load_profile
+from parity.spec.profile import CANONICAL
 from parity.suites import select
 
-COURT = Court([CANONICAL], seed=0, budget="quick")
+COURT = Court(seed=0, budget="quick")
 (MLP,) = select(["mlp"])
 
 
@@ -109,8 +109,8 @@ def test_a_wrong_gradient_of_a_right_forward_pass_is_killed_backwards() -> None:
         ("gradient", "act", 1)
     ] * 2
     assert outcome.findings[0].margin > trial.WEAK
-    assert not tried(replace(stand_ins.VJP, kind="arithmetic"), rungs=("f64",)).killed, "forwards nothing is wrong"
-    right = replace(stand_ins.IDLE, kind="gradient", equivalent="nothing is changed")
+    assert not tried(replace(stand_ins.VJP, seen_by="run"), rungs=("f64",)).killed, "forwards nothing is wrong"
+    right = replace(stand_ins.IDLE, seen_by="gradients", equivalent="nothing is changed")
     assert not tried(right).killed
 
 
@@ -125,22 +125,15 @@ def test_special_values_are_asked_for_where_the_suite_sees_nothing() -> None:
     assert (fine.killed, fine.place, fine.rank, fine.line) == ("special", "gelu_erf", 1, "gelu_erf of NaN")
     assert not coarse.killed
     assert asked == ["f64", "f32"]
-    assert not tried(replace(stand_ins.NO_NAN, kind="arithmetic"), special=special).killed
+    assert not tried(replace(stand_ins.NO_NAN, seen_by="run"), special=special).killed
+    assert "nobody asks" in tried(stand_ins.NO_NAN).error
 
 
-def test_a_mutant_of_a_profile_runs_under_all_and_any_other_under_the_canonical() -> None:
-    profiles = [load_profile("canonical"), load_profile("torch_like")]
-    under: list[list[str]] = []
-
-    def seen(plan: Plan) -> Results:
-        under.append([profile.name for profile in plan.profiles])
-        return executed(plan)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "executed", seen)
-        for mutant in (stand_ins.PROFILE, stand_ins.TANH):
-            tried(mutant, profiles=profiles, rungs=("f64",))
-    assert under == [["canonical", "torch_like"], ["canonical"]]
+def test_a_knob_that_is_ignored_is_seen_under_the_profile_that_turns_it() -> None:
+    (finding,) = tried(stand_ins.KNOB, rungs=("f64",)).findings
+    assert (finding.killed, finding.rank) == ("tensor", 1)
+    assert finding.line.startswith("knob f64: act: ")
+    assert not tried(replace(stand_ins.KNOB, knobs={}), rungs=("f64",)).killed
 
 
 def test_the_patch_is_there_during_the_trial_and_gone_afterwards() -> None:
