@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
@@ -17,12 +17,13 @@ from typing import Final
 from parity.backends.port import arithmetic, port_gradients
 from parity.blame import BlameTable, links_by_name, links_by_pairing, trace_backward
 from parity.cases import Case, corpus_cases
-from parity.examine import Bench, examine, out_of_range
+from parity.examine import Bench, examine, first_bad, out_of_range
 from parity.mutants.mutant import Kind, Mutant
 from parity.pairs import Pair
 from parity.results import Failure, Results
 from parity.run import Explain, Plan, execute, plan_cases
 from parity.spec.precision import RUNGS, Rung, RungName
+from parity.verdict import Judgement
 
 SCORED: Final[tuple[RungName, ...]] = ("f64", "f32")
 """Rungs at which a mutant must be killed, each on its own."""
@@ -190,24 +191,37 @@ def executed(plan: Plan) -> Results:
 
 def _forward(mutant: Mutant, pair: Pair, plan: Plan, court: Court, begun: float) -> tuple[Finding, str]:
     (rung,) = plan.rungs
-    first = _first_kill(pair, plan, rung)
-    seconds = None if first is None else time.monotonic() - begun
+    first = _first_kill(mutant, pair, plan, rung, begun)
     if first is not None and rung != "f64":
-        return _judged(mutant, pair, plan, rung, first, seconds), ""
+        return first, ""
     results = executed(replace(plan, explain=court.explain if rung == "f64" else None))
+    seconds = None if first is None else first.seconds
     if seconds is None and results.failures:
         seconds = time.monotonic() - begun
     words = next((failure.attribution[0] for failure in results.failures if failure.attribution), "")
     return _judged(mutant, pair, plan, rung, results, seconds), words
 
 
-def _first_kill(pair: Pair, plan: Plan, rung: RungName) -> Results | None:
-    """Run the plan's cases one by one; return what the first failing one gives."""
-    for case in plan_cases(plan, pair):
-        if rung in case.ladder:
-            results = execute(replace(plan, cases=[case]), Results({}))
-            if results.failures:
-                return results
+def _first_kill(mutant: Mutant, pair: Pair, plan: Plan, name: RungName, begun: float) -> Finding | None:
+    """Examine the plan's cases in their order; return what the first failing one shows."""
+    rung = RUNGS[name]
+    for case in (case for case in plan_cases(plan, pair) if name in case.ladder):
+        bench = Bench(pair, case, mutant.profile)
+        judgements = examine(bench, mutant.profile, rung).judgements
+        bad = first_bad(judgements)
+        if bad is None:
+            continue
+        seconds = time.monotonic() - begun
+        raised = bool(judgements[bad].detail)
+        return Finding(
+            rung=name,
+            killed="raised" if raised else "tensor",
+            margin=max(judgement.ratio for judgement in judgements.values()),
+            place=bad,
+            rank=None if raised else _place_of(mutant, judgements, bench.truth.outputs),
+            seconds=seconds,
+            line=f"{mutant.profile.name} {name}: {bad}: {judgements[bad].reason}",
+        )
     return None
 
 
@@ -239,8 +253,11 @@ def _rank(mutant: Mutant, pair: Pair, plan: Plan, failure: Failure) -> int | Non
     profile = next(profile for profile in plan.profiles if profile.name == failure.profile)
     bench = Bench(pair, Case.from_json(pair.name, failure.case), profile)
     judgements = examine(bench, profile, RUNGS[failure.rung]).judgements  # type: ignore[index]
+    return _place_of(mutant, judgements, bench.truth.outputs)
+
+
+def _place_of(mutant: Mutant, judgements: Mapping[str, Judgement], outputs: Sequence[str]) -> int | None:
     bad = [name for name, judgement in judgements.items() if not judgement.passed]
-    outputs = bench.truth.outputs
     return rank_of([module_of(name) for name in bad], [name in outputs for name in bad], mutant.blamed)
 
 
