@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from parity.mutants import Mutant
+from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_convolution import CONVOLUTION_MUTANTS
 from parity.suites.m2_bert_mutants_filter import FILTER_MUTANTS
 from parity.suites.m2_bert_mutants_layers import LAYER_MUTANTS

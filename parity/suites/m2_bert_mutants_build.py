@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_impl import activations, fft_conv, hyena, mixer, mlp, norm, weights
 from mlx_impl.ops import Ops
 from parity.attribution import replaced
-from parity.mutants import Kind, Mutant
+from parity.mutants.mutant import Kind, Mutant
 
 Patch = Callable[[], AbstractContextManager[object]]
 Change = Callable[..., Any]

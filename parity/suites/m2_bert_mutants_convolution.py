@@ -11,7 +11,7 @@ from mlx_impl import fft_conv, mixer
 from mlx_impl.model import BertLayer
 from mlx_impl.ops import FFT_SCALES, Ops
 from parity.attribution import replaced
-from parity.mutants import Mutant
+from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_build import (
     PORT,
     SPECIFICATION,

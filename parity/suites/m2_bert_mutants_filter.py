@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_impl import hyena
 from mlx_impl.hyena import ExponentialModulation, FilterMlp, HyenaFilter, PositionalEmbedding, Sin
-from parity.mutants import Mutant
+from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_build import (
     MLX_HABIT,
     PORT,

@@ -13,7 +13,7 @@ from mlx_impl.embeddings import BertEmbeddings
 from mlx_impl.heads import AttentionPooler, Decoder, Pooler, PredictionTransform, sentence_embedding
 from mlx_impl.linear import Embedding
 from mlx_impl.model import BertEncoder, BertForSequenceClassification, BertModel
-from parity.mutants import Mutant
+from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_build import (
     PORT,
     SPECIFICATION,

@@ -17,7 +17,7 @@ from mlx_impl.model import BertForMaskedLM
 from mlx_impl.norm import LayerNorm
 from mlx_impl.ops import round_to_tf32
 from parity.attribution import replaced
-from parity.mutants import Mutant
+from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_build import (
     PORT,
     TORCH_HABIT,

@@ -15,7 +15,7 @@ from mlx_impl.hyena import FilterMlp, PositionalEmbedding, Sin
 from mlx_impl.linear import Embedding
 from mlx_impl.model import BertForMaskedLM
 from mlx_impl.norm import LayerNorm
-from parity.mutants import Mutant
+from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_build import (
     MLX_HABIT,
     PORT,
@@ -439,7 +439,14 @@ _SPECIAL: Final = (
     *mutants_of(
         "pooler",
         "special",
-        ("tanh-overflows", "(e^2x - 1) / (e^2x + 1): NaN for large x", measured("23"), "", op("tanh", _tanh_by_exp)),
+        (
+            "tanh-overflows",
+            "(e^2x - 1) / (e^2x + 1): NaN for large x",
+            measured("23"),
+            "tanh",
+            op("tanh", _tanh_by_exp),
+            _EXTREMES,
+        ),
         (
             "tanh-clipped",
             "the argument of tanh within 5",

@@ -14,7 +14,7 @@ from catalogue_sweep import sightings
 import mlx_impl
 from mlx_impl import activations, blockdiag, embeddings, fft_conv, heads, hyena, linear, mixer, mlp, model, norm, ops
 from mlx_impl import weights as port_weights
-from parity.mutants import Check, Kind, Mutant
+from parity.mutants.mutant import Check, Kind, Mutant
 from parity.spec.profile import CANONICAL
 from parity.suites import PAIRS
 from parity.suites.m2_bert_mutants import MUTANTS
