@@ -287,9 +287,10 @@ _MONARCH: Final = mutants_of(
 
 def _by_block(self: Any, original: Any, x: mx.array) -> mx.array:
     """Gate and value split inside each block of the gated layer."""
-    y, weight = self.gated_layers(x), self.gated_layers.weight
-    if weight.ndim < 3 or weight.shape[1] % 2 or weight.shape[0] * weight.shape[1] != y.shape[-1]:
+    weight = self.gated_layers.weight
+    if weight.ndim < 3 or weight.shape[1] % 2 or weight.shape[0] * weight.shape[1] != self.gated_layers.out_features:
         return original(x)
+    y = self.gated_layers(x)
     gate, value = mx.split(y.reshape(*y.shape[:-1], weight.shape[0], -1), 2, axis=-1)
     flat = (*y.shape[:-1], y.shape[-1] // 2)
     return self.layernorm(self.wo(self.act(gate.reshape(flat)) * value.reshape(flat)) + x)
