@@ -12,7 +12,7 @@ import numpy as np
 from mlx_impl import hyena, weights
 from mlx_impl.activations import Gelu
 from mlx_impl.heads import Decoder, PredictionTransform
-from mlx_impl.hyena import PositionalEmbedding
+from mlx_impl.hyena import FilterMlp
 from mlx_impl.model import BertForMaskedLM
 from mlx_impl.norm import LayerNorm
 from mlx_impl.ops import round_to_tf32
@@ -453,15 +453,12 @@ _DTYPES: Final = (
         "hyena_filter",
         "dtype",
         (
-            "kernel-in-float32",
-            "the filter's network in float32",
+            "network-in-float32",
+            "what the filter's network gives rounded to float32",
             measured("20"),
-            "pos_emb",
-            call(
-                PositionalEmbedding,
-                lambda _self, original, L: tuple(through(mx.float32, a) * (1 + 2.0**-30) for a in original(L)),
-            ),
-            {"unseen_at_f32": "2^-30 is below a rounding"},
+            "implicit_filter*",
+            call(FilterMlp, lambda _self, original, z: through(mx.float32, original(z))),
+            FINE,
         ),
         (
             "sine-argument-in-float32",

@@ -502,7 +502,7 @@ _SPECIAL: Final = (
         ),
         (
             "gelu-of-infinity-nan",
-            "x Phi(x) by x (1 - erfc): -inf times 0",
+            "x / 2 + x erf(x / sqrt 2) / 2: NaN at minus infinity, +0 at -0",
             SPECIFICATION,
             "gelu_erf",
             op("gelu_erf", lambda self, _original, x: x * 0.5 + x * self.erf(x / math.sqrt(2)) * 0.5),
