@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -34,8 +34,10 @@ from parity.workers import work
 if TYPE_CHECKING:
     from parity.mutants import Mutant
     from parity.mutants.drawn import RandomMutant, Sensitivity
+    from parity.mutants.kept import KeptBenches
     from parity.mutants.score import Score
     from parity.mutants.trial import Outcome
+    from parity.run import Explain
 
 CATALOGUE: Final = "parity.suites.m2_bert_mutants:MUTANTS"
 DEFAULT_OUT: Final = Path("reports/mutants")
@@ -216,9 +218,13 @@ def _mutants(choice: _Choice) -> int:
     if folder is not None:
         prepare_files(folder)
     # What is unchanged comes last: a patch that outlives its trial would make it fail.
-    names = [*(it.name for it in mutants), *(UNCHANGED + it for it in dict.fromkeys(it.component for it in mutants))]
+    components = list(dict.fromkeys(it.component for it in mutants))
+    names = [*(it.name for it in mutants), *(UNCHANGED + it for it in components)]
+    # Component by component, since its mutants share truths; models, which stand last and take longest, first.
+    turn = sorted(mutants, key=lambda it: -components.index(it.component))
+    tasks = [*(it.name for it in turn), *names[len(mutants) :]]
     one = partial(_one, choice.catalogue, rungs, choice.seed)
-    found = {outcome.name: outcome for outcome in _worked(one, names, choice.jobs, "mutants", _words)}
+    found = {outcome.name: outcome for outcome in _worked(one, tasks, choice.jobs, "mutants", _words)}
     score = Score([found[name] for name in names], whole)
     meta = {"seed": choice.seed, "budget": "standard", "whole": whole, "catalogue": choice.catalogue}
     if folder is not None:
@@ -240,7 +246,6 @@ def _one(catalogue: str, rungs: tuple[RungName, ...], seed: int, name: str) -> O
     from parity.mutants import Mutant
     from parity.mutants.trial import Court, put_on_trial
     from parity.suites import select
-    from parity.suites.m2_bert_alternatives import explain
 
     if name.startswith(UNCHANGED):
         component = name.removeprefix(UNCHANGED)
@@ -253,10 +258,26 @@ def _one(catalogue: str, rungs: tuple[RungName, ...], seed: int, name: str) -> O
     court = Court(
         seed=seed,
         rungs=rungs,
-        explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
+        explain=None if pair.target else _explanations(),
         special=_special,
+        bench=_benches(),
     )
     return put_on_trial(mutant, pair, court)
+
+
+@cache
+def _benches() -> KeptBenches:
+    """The truths of this process: mutants of one component meet the same cases."""
+    from parity.mutants.kept import KeptBenches
+
+    return KeptBenches()
+
+
+@cache
+def _explanations() -> Explain:
+    from parity.suites.m2_bert_alternatives import KeptExplanations
+
+    return KeptExplanations()
 
 
 def _special(rung: RungName) -> list[tuple[str, str]]:
@@ -328,14 +349,13 @@ def _print(score: Score, lines: Sequence[str], folder: Path | None) -> None:
 
 
 def _cells(outcome: Outcome) -> Iterator[str]:
-    fine, coarse = outcome.at("f64"), outcome.at("f32")
-    yield from (outcome.name, outcome.component)
+    blamed, fine, coarse = outcome.fine, outcome.at("f64"), outcome.at("f32")
     passes = "passes" if outcome.equivalent else "SURVIVES"
-    if fine is None:
-        yield from ("ERROR" if outcome.error else "-", "", "", "", "")
-    else:
-        yield from (fine.killed or passes, f"{fine.margin:.2g}", fine.place, str(fine.rank or "-"))
-        yield "-" if fine.seconds is None else f"{fine.seconds:.1f}"
+    missing = "ERROR" if outcome.error else "-"
+    yield from (outcome.name, outcome.component)
+    yield from (missing, "") if fine is None else (fine.killed or passes, f"{fine.margin:.2g}")
+    yield from ("", "") if blamed is None else (blamed.place, str(blamed.rank or "-"))
+    yield "-" if blamed is None or blamed.seconds is None else f"{blamed.seconds:.1f}"
     yield from ("-", "") if coarse is None else (coarse.killed or passes, f"{coarse.margin:.2g}")
 
 

@@ -52,6 +52,7 @@ class Plan:
 
     `cases` replaces the drawn ones and the corpus; `spelling` says how the user chose a profile, by its name. `explain`
     says in words which known meaning a failing port has; it is asked once for a component, about its first failure.
+    `bench` makes what a case is examined on: one that keeps truths serves many ports of one reference.
     """
 
     pairs: Sequence[Pair]
@@ -62,6 +63,7 @@ class Plan:
     cases: Sequence[Case] = field(default=())
     spelling: Mapping[str, str] = field(default_factory=dict)
     explain: Explain | None = None
+    bench: Callable[[Pair, Case, HyperProfile], Bench] = Bench
 
     def command(self, case: Case, profile: str, rung: str) -> str:
         """Return the command that runs `case` again, target and profile spelt as they were chosen."""
@@ -220,7 +222,7 @@ class _PairRun:
 
         def score(case: Case) -> float:
             self.check()
-            judgements = examine(Bench(self.pair, case, profile), profile, rung).judgements
+            judgements = examine(self.plan.bench(self.pair, case, profile), profile, rung).judgements
             if first_bad(judgements) is not None:
                 found.append(case)
             ratios = [judgement.predicted_ratio for judgement in judgements.values()]
@@ -262,7 +264,7 @@ class _PairRun:
 
     def _bundle(self, case: Case, profile: HyperProfile, rung: RungName) -> str:
         """Pack a case as it runs now, and return the bundle's path."""
-        bench = Bench(self.pair, case, profile)
+        bench = self.plan.bench(self.pair, case, profile)
         return self._packed(bench, profile, rung, examine(bench, profile, RUNGS[rung]))
 
     def _packed(self, bench: Bench, profile: HyperProfile, rung: RungName, examination: Examination) -> str:
@@ -288,7 +290,7 @@ class _PairRun:
     def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
         meaning = self.pair.meaning(profile)
         if meaning not in benches:
-            benches[meaning] = Bench(self.pair, case, profile)
+            benches[meaning] = self.plan.bench(self.pair, case, profile)
         return benches[meaning]
 
     def _gather(
@@ -377,7 +379,7 @@ class _PairRun:
         return replace(failure, attribution=tuple(lines))
 
     def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
-        bench = Bench(self.pair, case, profile)
+        bench = self.plan.bench(self.pair, case, profile)
         worst_ratio, worst = self.worst[profile.name, rung]
         examination = examine(bench, profile, RUNGS[rung])
         judgements = examination.judgements
@@ -410,7 +412,9 @@ class _PairRun:
         self.check()
         if rung not in case.ladder:
             return False
-        return first_bad(examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
+        return (
+            first_bad(examine(self.plan.bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
+        )
 
 
 def _size(case: Case) -> int:

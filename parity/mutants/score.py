@@ -14,6 +14,9 @@ LEAST_F32_SHARE: Final = 0.85
 LEAST_RANK_ONE_SHARE: Final = 0.95
 """Share of kills by a tensor or a gradient whose first bad module must be the blamed one."""
 
+BLAMING: Final = ("tensor", "gradient", "special")
+"""Kills that name a module or a primitive."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,29 +77,40 @@ class Score:
         return [outcome for outcome in self.killed("f32") if outcome.unseen_at_f32]
 
     @property
+    def surviving(self) -> list[Outcome]:
+        """Mutants that the finest rung of their pair lets pass."""
+        return [it for it in self.mutants if it.fine is not None and not it.fine.killed]
+
+    @property
+    def weakly_killed(self) -> list[Outcome]:
+        """Mutants that the finest rung of their pair kills by less than `WEAK` times the allowance."""
+        return [it for it in self.mutants if it.fine is not None and it.fine.killed and it.fine.margin < WEAK]
+
+    @property
     def blamed(self) -> tuple[int, int]:
-        """How many kills at f64 blame the right module first, of how many that blame one."""
-        kills = [
-            it for it in self.killed("f64") if (found := it.at("f64")) and found.killed not in ("raised", "accuracy")
-        ]
-        return sum((found := it.at("f64")) is not None and found.rank == 1 for it in kills), len(kills)
+        """How many kills at the finest rung blame the right module first, of how many that blame one."""
+        kills = self._blaming
+        return len(kills) - len(self.misblamed), len(kills)
 
     @property
     def misblamed(self) -> list[Outcome]:
-        """Kills at f64 that blame another module first."""
-        return [
-            it
-            for it in self.killed("f64")
-            if (found := it.at("f64")) is not None and found.killed not in ("raised", "accuracy") and found.rank != 1
-        ]
+        """Kills at the finest rung that blame another module first."""
+        return [it for it in self._blaming if it.fine is not None and it.fine.rank != 1]
+
+    @property
+    def _blaming(self) -> list[Outcome]:
+        """Kills at the finest rung that name a module: a port that raises, and a stratum, name none."""
+        return [it for it in self.mutants if it.fine is not None and it.fine.killed in BLAMING]
 
     @property
     def complaints(self) -> list[str]:
         """Why the session fails, a line each; empty if it does not."""
         lines = [f"{it.name}: the harness raised {it.error}" for it in self.errors]
         lines += [f"{it.name} was put to no rung" for it in self.outcomes if not it.findings and not it.error]
-        lines += [f"{it.name} survives f64" for it in self.survivors("f64")]
-        lines += [f"{it.name}: killed at f64 by {_margin(it)} times the allowance alone" for it in self.weak("f64")]
+        lines += [f"{it.name} survives {it.finest}" for it in self.surviving]
+        lines += [
+            f"{it.name}: killed at {it.finest} by {_margin(it)} times the allowance alone" for it in self.weakly_killed
+        ]
         lines += [f"{it.name} computes the same and was killed: {_line(it)}" for it in self.falsely_killed]
         lines += [f"{it.name} survives f32 and does not say why" for it in self.unexplained]
         if self.whole:
@@ -107,7 +121,7 @@ class Score:
         right, blaming = self.blamed
         found = (
             ("of mutants are killed at f32", len(self.killed("f32")), len(self.tried("f32")), LEAST_F32_SHARE),
-            ("of kills at f64 blame the right module first", right, blaming, LEAST_RANK_ONE_SHARE),
+            ("of kills at the finest rung blame the right module first", right, blaming, LEAST_RANK_ONE_SHARE),
         )
         return [
             f"only {100 * part / of:.1f} % {what}, at least {100 * least:g} % must be"
@@ -122,7 +136,7 @@ class Score:
 
 
 def _margin(outcome: Outcome) -> str:
-    found = outcome.at("f64")
+    found = outcome.fine
     return "" if found is None else f"{found.margin:.2g}"
 
 

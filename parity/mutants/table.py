@@ -78,8 +78,9 @@ def summary_lines(score: Score) -> list[str]:
             )
     right, blaming = score.blamed
     if blaming:
+        share = 100 * right / blaming
         lines.append(
-            f"blame: {right} of {blaming} kills at f64 name the right module first ({100 * right / blaming:.1f} %)"
+            f"blame: {right} of {blaming} kills at the finest rung name the right module first ({share:.1f} %)"
         )
     named = sum("behaves as if" in outcome.attribution for outcome in score.mutants)
     lines.append(f"attribution: a known meaning is named for {named} of {len(score.mutants)}")
@@ -99,7 +100,7 @@ def summary_lines(score: Score) -> list[str]:
 
 
 def _elsewhere(outcome: Outcome) -> str:
-    found = outcome.at("f64")
+    found = outcome.fine
     assert found is not None
     return f"{outcome.name} (first {found.place}, rank {found.rank or '-'})"
 
@@ -117,7 +118,12 @@ def page(score: Score, command: str) -> str:
     head = ("mutant", "component", "f64", "margin", "blamed", "rank", "s", "f32", "margin")
     lines += _table(head, [_page_row(outcome) for outcome in score.mutants])
     lines += ["", "Margin: largest error over its allowance. Rank: place of the blamed module among the bad ones, in"]
-    lines += ["execution order. s: seconds to the first kill. At f32 a run ends with its first kill.", ""]
+    lines += ["execution order, at the finest rung. s: seconds to the first kill there. At f32 beneath f64 a run ends"]
+    lines += ["with its first kill.", ""]
+    apart = [outcome for outcome in score.mutants if outcome.finest_reason]
+    if apart:
+        lines += ["## Not run at f64, and why", "", "These must be killed at the finest rung that their pair has.", ""]
+        lines += [f"* {it.name}: {it.finest} is the finest, {_escaped(it.finest_reason)}" for it in apart] + [""]
     explained = [outcome for outcome in score.survivors("f32") if outcome.unseen_at_f32]
     if explained:
         lines += ["## Not seen at f32, and why", ""]
@@ -128,22 +134,24 @@ def page(score: Score, command: str) -> str:
 
 
 def _page_row(outcome: Outcome) -> tuple[str, ...]:
-    fine, coarse = (outcome.at(rung) or Finding(rung) for rung in SCORED)
-    name = f"{outcome.name}: {outcome.says}"
-    verdicts = ["error" if outcome.error else found.killed or "survives" for found in (fine, coarse)]
-    seconds = "" if fine.seconds is None else f"{fine.seconds:.1f}"
-    rank = str(fine.rank or "-")
+    blamed = outcome.fine or Finding(outcome.finest)
+    fine, coarse = (outcome.at(rung) for rung in SCORED)
     return (
-        name,
+        f"{outcome.name}: {outcome.says}",
         outcome.component,
-        verdicts[0],
-        _cell(fine.margin),
-        fine.place,
-        rank,
-        seconds,
-        verdicts[1],
-        _cell(coarse.margin),
+        *_verdict(outcome, fine),
+        blamed.place,
+        str(blamed.rank or "-"),
+        "" if blamed.seconds is None else f"{blamed.seconds:.1f}",
+        *_verdict(outcome, coarse),
     )
+
+
+def _verdict(outcome: Outcome, found: Finding | None) -> tuple[str, str]:
+    """What killed at a rung, and the margin."""
+    if outcome.error:
+        return "error", ""
+    return ("-", "") if found is None else (found.killed or "survives", _cell(found.margin))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

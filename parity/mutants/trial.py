@@ -23,6 +23,7 @@ from parity.pairs import Pair
 from parity.results import Failure, Results
 from parity.run import Explain, Plan, execute, plan_cases
 from parity.spec.precision import RUNGS, Rung, RungName
+from parity.spec.profile import HyperProfile
 from parity.verdict import Judgement
 
 SCORED: Final[tuple[RungName, ...]] = ("f64", "f32")
@@ -65,7 +66,8 @@ class Outcome:
     """A mutant after its trial.
 
     `attribution` is the meaning that `explain` names, `error` what the harness itself raised: such a trial says
-    nothing. `seconds` are those of the whole trial.
+    nothing. `seconds` are those of the whole trial. `finest` is the finest rung that the pair has, `finest_reason` why
+    that is not f64: there it must be killed.
     """
 
     name: str
@@ -79,6 +81,13 @@ class Outcome:
     attribution: str = ""
     error: str = ""
     seconds: float = 0.0
+    finest: RungName = "f64"
+    finest_reason: str = ""
+
+    @property
+    def fine(self) -> Finding | None:
+        """What the finest rung says, None if it was not run."""
+        return self.at(self.finest)
 
     def at(self, rung: str) -> Finding | None:
         """Return what `rung` says, None if it was not run."""
@@ -98,8 +107,9 @@ class Court:
         seed: Seed of everything drawn.
         rungs: Rungs of mutants that must be killed, each run on its own.
         budget: A name of `parity.run.BUDGETS`.
-        explain: Names the meaning of a port that fails at f64.
+        explain: Names the meaning of a port that fails at its finest rung.
         special: Asks for special values, for mutants that only they show.
+        bench: Makes what a case is examined on; `KeptBenches` keeps truths for the next mutant.
     """
 
     seed: int
@@ -107,20 +117,23 @@ class Court:
     budget: str = "standard"
     explain: Explain | None = None
     special: Special | None = None
+    bench: Callable[[Pair, Case, HyperProfile], Bench] = Bench
 
 
 def put_on_trial(mutant: Mutant, pair: Pair, court: Court) -> Outcome:
     """Run the suite of the mutant's component while its patch is in place.
 
     An equivalent mutant is put to every rung at once and to its end. Any other meets f64 and f32 apart: first case by
-    case until one kills, which gives the time, and at f64 then to the end, which gives the margin. At f32 the run ends
-    with the first kill; only a mutant that no case kills is put to the whole of it, strata included.
+    case until one kills, which gives the time, and at the pair's finest rung then to the end, which gives the margin.
+    At f32 beneath f64 the run ends with the first kill; only a mutant that no case kills is put to the whole of it,
+    strata included.
 
     What the port raises kills it. What the harness raises is the outcome's `error`.
     """
     begun = time.monotonic()
     findings: list[Finding] = []
     error = attribution = ""
+    finest = finest_rung(pair)
     try:
         with mutant.patch():
             for finding, words in _findings(mutant, pair, court):
@@ -140,11 +153,18 @@ def put_on_trial(mutant: Mutant, pair: Pair, court: Court) -> Outcome:
         attribution=attribution,
         error=error,
         seconds=time.monotonic() - begun,
+        finest=finest,
+        finest_reason="" if finest == "f64" else pair.only_rungs_reason,
     )
 
 
+def finest_rung(pair: Pair) -> RungName:
+    """Return the finest rung that a pair has."""
+    return next(rung for rung in RUNGS if rung in pair.only_rungs)
+
+
 def _findings(mutant: Mutant, pair: Pair, court: Court) -> Iterator[tuple[Finding, str]]:
-    plan = Plan([pair], [mutant.profile], court.rungs, court.budget, court.seed)
+    plan = Plan([pair], [mutant.profile], court.rungs, court.budget, court.seed, bench=court.bench)
     if mutant.equivalent:
         yield from _equivalent(mutant, pair, replace(plan, rungs=tuple(RUNGS)), court)
         return
@@ -191,10 +211,11 @@ def executed(plan: Plan) -> Results:
 
 def _forward(mutant: Mutant, pair: Pair, plan: Plan, court: Court, begun: float) -> tuple[Finding, str]:
     (rung,) = plan.rungs
+    fine = rung == finest_rung(pair)
     first = _first_kill(mutant, pair, plan, rung, begun)
-    if first is not None and rung != "f64":
+    if first is not None and not fine:
         return first, ""
-    results = executed(replace(plan, explain=court.explain if rung == "f64" else None))
+    results = executed(replace(plan, explain=court.explain if fine else None))
     seconds = None if first is None else first.seconds
     if seconds is None and results.failures:
         seconds = time.monotonic() - begun
@@ -206,7 +227,7 @@ def _first_kill(mutant: Mutant, pair: Pair, plan: Plan, name: RungName, begun: f
     """Examine the plan's cases in their order; return what the first failing one shows."""
     rung = RUNGS[name]
     for case in (case for case in plan_cases(plan, pair) if name in case.ladder):
-        bench = Bench(pair, case, mutant.profile)
+        bench = plan.bench(pair, case, mutant.profile)
         judgements = examine(bench, mutant.profile, rung).judgements
         bad = first_bad(judgements)
         if bad is None:
@@ -251,7 +272,7 @@ def _margin(failure: Failure) -> float:
 def _rank(mutant: Mutant, pair: Pair, plan: Plan, failure: Failure) -> int | None:
     """The blamed module's place among the bad tensors of the case that the failure shows."""
     profile = next(profile for profile in plan.profiles if profile.name == failure.profile)
-    bench = Bench(pair, Case.from_json(pair.name, failure.case), profile)
+    bench = plan.bench(pair, Case.from_json(pair.name, failure.case), profile)
     judgements = examine(bench, profile, RUNGS[failure.rung]).judgements  # type: ignore[index]
     return _place_of(mutant, judgements, bench.truth.outputs)
 

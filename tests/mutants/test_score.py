@@ -60,7 +60,7 @@ def test_a_score_of_nothing_is_no_pass() -> None:
         ([mutant(findings=())], "one was put to no rung"),
         ([mutant(error="KeyError: 1", findings=())], "one: the harness raised KeyError: 1"),
         ([mutant(coarse=UNSEEN, unseen_at_f32="small"), *many(5)], "only 83.3 % of mutants are killed at f32"),
-        ([mutant(fine={"rank": 2}), *many(18)], "only 94.7 % of kills at f64 blame the right module first"),
+        ([mutant(fine={"rank": 2}), *many(18)], "only 94.7 % of kills at the finest rung blame the right module first"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -102,7 +102,7 @@ def test_the_lines_count_by_rung_and_name_survivors_and_blame() -> None:
     lines = summary_lines(Score(outcomes))
     assert "f64: 10 of 10 killed (100.0 %), 0 of them weak" in lines
     assert "f32: 9 of 10 killed (90.0 %), 0 of them weak" in lines
-    assert "blame: 9 of 10 kills at f64 name the right module first (90.0 %)" in lines
+    assert "blame: 9 of 10 kills at the finest rung name the right module first (90.0 %)" in lines
     assert "survivors at f32: low" in lines
     assert "blamed elsewhere: off (first act, rank 2)" in lines
 
@@ -157,3 +157,20 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="choose another with --out"):
         prepare_files(tmp_path / "file")
+
+
+def test_a_mutant_without_f64_is_judged_at_the_finest_rung_that_its_pair_has() -> None:
+    built = {"findings": (COARSE,), "finest": "f32", "finest_reason": "built in float32 | by both"}
+    good = mutant("built", **built)
+    score = Score([good, *many(2)])
+    assert score.exit_status == 0
+    assert score.blamed == (3, 3)
+    assert score.tried("f64") == score.outcomes[1:]
+    text = page(score, "parity mutants")
+    assert "* built: f32 is the finest, built in float32 \\| by both" in text
+    assert "| built: tanh \\| erf | mlp | - |  | act | 1 | 0.5 | tensor | 40 |" in text
+    weak = replace(good, findings=(replace(COARSE, margin=2.9),))
+    assert Score([weak]).complaints == ["built: killed at f32 by 2.9 times the allowance alone"]
+    survivor = replace(good, findings=(replace(COARSE, **UNSEEN),), unseen_at_f32="no reason counts here")
+    assert "built survives f32" in Score([survivor]).complaints
+    assert Score([replace(good, findings=(replace(COARSE, rank=2),))]).misblamed
