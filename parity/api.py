@@ -77,6 +77,8 @@ class Pair:
         strata: Length classes of the accuracy test, their `structure` a configuration; none by default.
         rungs: The rungs on which the pair means something.
         rungs_reason: Why the others do not.
+        finite_only: Why NaN and infinities need not come out alike, if they need not: a mask that multiplies on one
+            side and selects on the other, for example. The run says so among what it skipped.
 
     Raises:
         ConfigError: An argument is not as above.
@@ -104,6 +106,7 @@ class Pair:
     strata: Sequence[LengthClass] = ()
     rungs: Sequence[RungName] = tuple(RUNGS)
     rungs_reason: str = ""
+    finite_only: str = ""
 
     def __post_init__(self) -> None:
         name: object = self.name
@@ -132,6 +135,8 @@ def _problems(pair: Any) -> Iterator[str]:
     elif pair.call is not None and not callable(pair.call):
         yield f"call= is a function, or one for each of {', '.join(SIDES)}; got {pair.call!r}"
     yield from _parameter_problems(pair)
+    if not isinstance(pair.finite_only, str):
+        yield f"finite_only= is the reason why NaN and infinities need not come out alike; got {pair.finite_only!r}"
     unknown = [rung for rung in pair.rungs if rung not in RUNGS]
     if unknown or not pair.rungs:
         got = repr(unknown[0]) if unknown else "none"
@@ -251,6 +256,7 @@ def complete(pair: Pair, target: str = "") -> pairs.Pair:
         same_tree=False,
         reads_profile="profile" in named,
         inlined=tuple(pair.inlined),
+        finite_only=pair.finite_only,
     )
 
 

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from parity.errors import ConfigError, TargetError
 from parity.plain import json_text
-from parity.spec.precision import RungName, rung_called
+from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.terminal import progress_bar
 from parity.workers import work
 
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from parity.mutants.kept import KeptBenches
     from parity.mutants.score import Score
     from parity.mutants.trial import Outcome
+    from parity.pairs import Pair
     from parity.run import Explain
+    from parity.spec.profile import HyperProfile
 
 CATALOGUE: Final = "parity.suites.m2_bert_mutants:MUTANTS"
 DEFAULT_OUT: Final = Path("reports/mutants")
@@ -259,7 +261,7 @@ def _one(catalogue: str, rungs: tuple[RungName, ...], seed: int, name: str) -> O
         seed=seed,
         rungs=rungs,
         explain=None if pair.target else _explanations(),
-        special=_special,
+        special=partial(_special_of, pair, mutant.profile, seed) if pair.target else _special,
         bench=_benches(),
     )
     return put_on_trial(mutant, pair, court)
@@ -290,6 +292,14 @@ def _special(rung: RungName) -> list[tuple[str, str]]:
         for it in answers
         if it.status == "new"
     ]
+
+
+def _special_of(pair: Pair, profile: HyperProfile, seed: int, rung: RungName) -> list[tuple[str, str]]:
+    """Plant NaN and infinities in a pair's inputs; return the outputs in which they come out elsewhere."""
+    from parity.special_values import ask_pair
+
+    answers = (answer for answer in ask_pair(pair, profile, RUNGS[rung], seed) if answer.differs)
+    return [(next(iter(answer.differs)), answer.line) for answer in answers]
 
 
 def _prepare() -> None:

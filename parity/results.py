@@ -104,7 +104,8 @@ class Failure:
     none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
     ratio, and `worst_ratio` that ratio. `meaning` says what kind of failure it is, None for a whole stratum that is
     less accurate than the reference; `attribution` which known meaning the port has. `detail` is the traceback of a
-    port that raised, `bundle` the path of what runs it again, relative to the report's folder.
+    port that raised, `bundle` the path of what runs it again, relative to the report's folder. `special` says that the
+    numbers agree, and NaN or an infinity, planted in an input, comes out elsewhere; its cases are values planted.
     """
 
     component: str
@@ -124,6 +125,7 @@ class Failure:
     meaning: Meaning | None = None
     attribution: tuple[str, ...] = ()
     bundle: str = ""
+    special: bool = False
 
     @property
     def replay(self) -> str:

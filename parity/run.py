@@ -19,6 +19,7 @@ from parity.replay.pack import pack
 from parity.results import Failure, Fidelity, Results, Row, Skip
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
+from parity.special_values import ask_pair
 from parity.strata import StrataPlan, assess_pair
 
 
@@ -81,6 +82,11 @@ class Plan:
             rung,
         ]
         return shlex.join([*words, "--budget", self.budget, "--seed", str(self.seed)])
+
+    def special_command(self, component: str, profile: str) -> str:
+        """Return the command that asks a pair for special values again, with the same seed."""
+        words = ["parity", "extremes", self._target(component), "--profile", self.spelling.get(profile, profile)]
+        return shlex.join([*words, "--rung", "f64", "--seed", str(self.seed)])
 
     def _target(self, component: str) -> str:
         return next((pair.spelling for pair in self.pairs if pair.name == component), component)
@@ -200,6 +206,7 @@ class _PairRun:
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
         results.failures += self._failures()
+        self._ask_special(results)
         assessments = list(self._assess())
         results.assessments += assessments
         results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
@@ -238,6 +245,48 @@ class _PairRun:
             families = BUDGETS[self.plan.budget].families
             plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
             yield from assess_pair(plan, self.check)
+
+    def _ask_special(self, results: Results) -> None:
+        """Ask somebody's own pair at f64 what becomes of NaN and infinities, where numbers show no failure.
+
+        Components answer for their primitives, to `parity extremes`.
+        """
+        if not self.pair.target or self.plan.cases or "f64" not in self.rungs:
+            return
+        for profile in self.profiles if self.pair.reads_profile else self.profiles[:1]:
+            if self.pair.finite_only:
+                why = f"NaN and infinities are not asked for: {self.pair.finite_only}"
+                results.skips.append(Skip(self.pair.name, profile.name, "f64", why, cases=1))
+            elif (profile.name, "f64") not in self.failing:
+                results.failures += self._misplaced(profile, results)
+
+    def _misplaced(self, profile: HyperProfile, results: Results) -> Iterator[Failure]:
+        answers = []
+        try:
+            for answer in ask_pair(self.pair, profile, RUNGS["f64"], self.plan.seed):
+                self.check()
+                answers.append(answer)
+        except CaseError as error:  # the reference refuses such numbers: there is nothing to compare with
+            results.skips.append(Skip(self.pair.name, profile.name, "f64", f"NaN and infinities: {error}", cases=1))
+        wrong = [answer for answer in answers if answer.differs]
+        if wrong:
+            name, words = next(iter(wrong[0].differs.items()))
+            yield Failure(
+                component=self.pair.name,
+                profile=profile.name,
+                rung="f64",
+                first_bad=name,
+                reason=f"{wrong[0].what} in {wrong[0].where}: {words}",
+                ratio=math.inf,
+                case=wrong[0].case,
+                shrunk=False,
+                rerun=self.plan.special_command(self.pair.name, profile.name),
+                cases=len(answers),
+                cases_failed=len(wrong),
+                worst_case=wrong[0].case,
+                worst_ratio=math.inf,
+                special=True,
+            )
 
     def _inferior(self, assessment: Assessment) -> Failure:
         """A stratum's failure, with the bundle of its worst case."""

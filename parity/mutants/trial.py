@@ -252,16 +252,23 @@ def _judged(mutant: Mutant, pair: Pair, plan: Plan, rung: RungName, results: Res
     if not failures:
         return Finding(rung, margin=max((row.ratio for row in results.rows if row.rung == rung), default=0.0))
     failure = next((failure for failure in failures if failure.meaning is not None), failures[0])
-    killed = "raised" if failure.detail else "accuracy" if failure.meaning is None else "tensor"
+    killed = _killer(failure)
+    rank = _rank(mutant, pair, plan, failure) if killed == "tensor" else None
     return Finding(
         rung=rung,
         killed=killed,
         margin=max(_margin(failure) for failure in failures),
         place=failure.first_bad,
-        rank=_rank(mutant, pair, plan, failure) if killed == "tensor" else None,
+        rank=rank_of([failure.first_bad], [True], mutant.blamed) if killed == "special" else rank,
         seconds=seconds,
         line=f"{failure.profile} {failure.rung}: {failure.first_bad}: {failure.reason}",
     )
+
+
+def _killer(failure: Failure) -> str:
+    if failure.special:
+        return "special"
+    return "raised" if failure.detail else "accuracy" if failure.meaning is None else "tensor"
 
 
 def _margin(failure: Failure) -> float:
