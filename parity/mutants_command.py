@@ -434,7 +434,7 @@ def _random_document(
 ) -> dict[str, Any]:
     return {
         "seed": choice.seed,
-        "redrawn": sum(mutant.redrawn for mutant in mutants),
+        "redrawn": [edits for mutant in mutants for edits in mutant.redrawn],
         "rates": {rung: {**asdict(rate), "at_least": rate.bound} for rung, rate in rates.items()},
         "mutants": [asdict(mutant) for mutant in mutants],
         "smallest_factors": [{**asdict(it), "k": dict(it.k)} for it in sensitive],
@@ -462,10 +462,13 @@ def _print_random(
             out.print(
                 f"{words}{'; '.join(mutant.edits)} ({mutant.margin:.2g} of allowed)", markup=False, soft_wrap=True
             )
+    equivalent = sum(len(mutant.redrawn) for mutant in mutants)
     out.print(
         f"{len(mutants)} random mutants, seed {choice.seed}, one or two edits each, two cases of one structure;"
-        f" {sum(mutant.redrawn for mutant in mutants)} edits changed no bit of any output and were drawn again"
+        f" {equivalent} changed no bit of any output or gradient and were drawn again"
     )
+    for mutant in (mutant for mutant in mutants if mutant.redrawn):
+        out.print(f"equivalent: {mutant.component}: {' | '.join(mutant.redrawn)}", markup=False, soft_wrap=True)
     for rung, rate in rates.items():
         out.print(f"{rung}: seen {rate}", markup=False, soft_wrap=True)
 

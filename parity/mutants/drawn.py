@@ -2,6 +2,9 @@
 
 Each is one or two edits of a port at random places. It is put to `parity.examine` in a few cases of one structure, the
 absolute gates alone, not to the whole budget of a run: what it survives here, `parity run` might still kill.
+
+An edit is equivalent, and drawn again, if it changes no bit of any output at f64 in all of these cases and further ones
+with other weights and inputs, nor of any gradient. One that changes gradients alone goes to blame backwards.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from parity.backends.port import run_port_outputs
+from parity.backends.port import arithmetic, port_gradients, run_port_outputs
+from parity.blame import links_by_name, links_by_pairing, trace_backward
 from parity.cases import FINE_LADDER, Case, draw_cases
 from parity.errors import TargetError
 from parity.examine import Bench, Examination, examine, first_bad
@@ -32,6 +36,9 @@ FAMILIES_TRIED: Final = ("normal", "tone")
 
 STRUCTURES_TRIED: Final = 3
 """Structures of a pair, the largest of its corpus and of a few drawn ones: a length of 1 hides what goes wrong."""
+
+MORE_SEEDS: Final = 6
+"""Further inputs and weights on which an edit must change nothing before it is called equivalent."""
 
 DRAWN: Final = 8
 """Structures that are drawn beside the corpus."""
@@ -54,7 +61,7 @@ class RandomMutant:
         edits: In words.
         margin: Largest error over its allowance at f64.
         seen: Rungs at which it fails.
-        redrawn: How many edits were drawn before it that changed nothing.
+        redrawn: What was drawn before it and changed nothing, in words.
     """
 
     number: int
@@ -63,7 +70,7 @@ class RandomMutant:
     edits: tuple[str, ...]
     margin: float
     seen: tuple[RungName, ...]
-    redrawn: int
+    redrawn: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,20 +127,22 @@ class Range:
             raise TargetError(
                 f"{pair.spelling} cannot be edited: it compares freshly built modules, or has no rung f64"
             )
-        self.pair, self.profile = pair, profile
+        self.pair, self.profile, self.seed = pair, profile, seed
         found = structures(pair, seed)
         self.options = found[structure % len(found)]
-        self.benches = [
-            Bench(pair, Case.make(pair.name, self.options, family, seed=seed, ladder=FINE_LADDER), profile)
-            for family in FAMILIES_TRIED
-        ]
+        self.benches = [self._bench(family, seed) for family in FAMILIES_TRIED]
         self.clean = [self._examined(bench, RUNGS["f64"]) for bench in self.benches]
+        self._more: list[tuple[Bench, Examination]] = []
         for examination in self.clean:
             if (bad := first_bad(examination.judgements)) is not None:
                 raise TargetError(f"{pair.spelling} fails as it stands, at {bad}: `parity run` it first, then edit it")
         bench, fine = self.benches[0], RUNGS["f64"]
         port = bench.modules.port(profile, fine)
         self.places = find_places(port, lambda: run_port_outputs(pair, port, bench.inputs, fine))
+
+    def _bench(self, family: str, seed: int) -> Bench:
+        case = Case.make(self.pair.name, self.options, family, seed=seed, ladder=FINE_LADDER)
+        return Bench(self.pair, case, self.profile)
 
     def _examined(self, bench: Bench, rung: Rung) -> Examination:
         return examine(bench, self.profile, rung)
@@ -148,8 +157,42 @@ class Range:
         return any(first_bad(found.judgements) is not None for found in self.examine(edits, rung))
 
     def unchanged(self, found: Sequence[Examination]) -> bool:
-        """Whether every output at f64 is what it was, bit for bit: such an edit is equivalent."""
+        """Whether every output at f64 is what it was, bit for bit."""
         return all(_same(clean.port, other.port) for clean, other in zip(self.clean, found, strict=True))
+
+    def examine_more(self, edits: Sequence[Edit]) -> tuple[list[Examination], bool]:
+        """Examine the port with edits on `MORE_SEEDS` further cases; return also whether nothing changes there."""
+        if not self._more:
+            benches = [self._bench(FAMILIES_TRIED[0], self.seed + 2 * (n + 1)) for n in range(MORE_SEEDS)]
+            self._more = [(bench, self._examined(bench, RUNGS["f64"])) for bench in benches]
+        pair = planted(self.pair, edits)
+        found = [self._examined(bench.with_pair(pair), RUNGS["f64"]) for bench, _ in self._more]
+        same = all(_same(clean.port, other.port) for (_, clean), other in zip(self._more, found, strict=True))
+        return found, same
+
+    def same_gradients(self, edits: Sequence[Edit]) -> bool:
+        """Whether every gradient at f64, of parameters and of inputs, is what it was, bit for bit."""
+        clean, other = (
+            port_gradients(bench.pair, bench.modules.port(self.profile, RUNGS["f64"]), bench.inputs, RUNGS["f64"])
+            for bench in (self.benches[0], self.benches[0].with_pair(planted(self.pair, edits)))
+        )
+        return all(
+            here.keys() == there.keys() and all(here[name].tobytes() == there[name].tobytes() for name in here)
+            for here, there in zip(clean, other, strict=True)
+        )
+
+    def gradients_err(self, edits: Sequence[Edit]) -> bool:
+        """Whether blame backwards finds a module of the port with edits that errs at f64."""
+        bench, rung = self.benches[0].with_pair(planted(self.pair, edits)), RUNGS["f64"]
+        pair, port = bench.pair, bench.modules.port(self.profile, rung)
+        with arithmetic(pair, rung):
+            links = (
+                links_by_name(pair, bench.module, port)
+                if pair.same_tree
+                else links_by_pairing(pair, bench.module, port, bench.inputs, rung, self.seed)
+            )
+            table = trace_backward(pair, bench.module, port, bench.inputs, rung, links, self.seed)
+        return any(row.exceeds for row in table.rows)
 
 
 def editable(pair: Pair) -> bool:
@@ -185,17 +228,23 @@ def random_mutants(place: Range, structure: int, numbers: Iterable[int], seed: i
 
 def _mutant(place: Range, structure: int, number: int, seed: int) -> RandomMutant:
     rng = np.random.Generator(np.random.Philox(key=(seed << 64) + number))
-    for redrawn in range(MOST_REDRAWN):
+    redrawn: list[str] = []
+    while len(redrawn) < MOST_REDRAWN:
         edits = [draw_edit(place.places, rng) for _ in range(1 + int(rng.integers(4) == 0))]
-        found = place.examine(edits, RUNGS["f64"])
+        words = tuple(map(str, edits))
+        found, by_gradients = place.examine(edits, RUNGS["f64"]), False
         if place.unchanged(found):
-            continue
+            more, same = place.examine_more(edits)
+            if same and place.same_gradients(edits):
+                redrawn.append("; ".join(words))
+                continue
+            found, by_gradients = [*found, *more], same and place.gradients_err(edits)
         ratios = [judgement.ratio for examination in found for judgement in examination.judgements.values()]
-        seen: list[RungName] = ["f64"] if any(first_bad(it.judgements) is not None for it in found) else []
+        by_values = any(first_bad(it.judgements) is not None for it in found)
+        seen: list[RungName] = ["f64"] if by_values or by_gradients else []
         if "f32" in place.pair.only_rungs and place.seen(edits, RUNGS["f32"]):
             seen.append("f32")
-        words = tuple(map(str, edits))
-        return RandomMutant(number, place.pair.name, structure, words, max(ratios), tuple(seen), redrawn)
+        return RandomMutant(number, place.pair.name, structure, words, max(ratios), tuple(seen), tuple(redrawn))
     raise TargetError(f"{place.pair.spelling}: {MOST_REDRAWN} edits in a row change nothing: its outputs are constant")
 
 

@@ -198,8 +198,40 @@ def test_edits_that_change_nothing_are_counted_and_drawn_again(mlp: Range, monke
 
     monkeypatch.setattr(drawn, "draw_edit", draw)
     (mutant,) = random_mutants(mlp, 0, [0], 0)
-    assert 2 <= mutant.redrawn <= 4
+    assert 2 <= len(mutant.redrawn) <= 4
+    assert all(words.startswith("scale by 1 + 2^-53 at act (Gelu)") for words in mutant.redrawn)
     assert mutant.edits[-1].startswith("scale by 1 + 2^-10 at act (Gelu)")
+
+
+def test_an_edit_that_other_cases_show_is_no_equivalent(monkeypatch: pytest.MonkeyPatch) -> None:
+    (pair,) = select(["embeddings"])
+    table = Range(pair, 0, CANONICAL, 0)
+    rows = place_of(table, "word_embeddings", "weight")
+    edits = [Edit(rows, "drop", index=index) for index in range(rows.shape[0])]
+    unread = next(edit for edit in edits if table.unchanged(table.examine([edit], F64)))
+    monkeypatch.setattr(drawn, "draw_edit", lambda *_: unread)
+    (mutant,) = random_mutants(table, 0, [0], 0)
+    assert mutant.redrawn == ()
+    assert "f64" in mutant.seen
+
+
+def test_an_edit_of_gradients_alone_goes_to_blame_backwards(mlp: Range, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = Edit(place_of(mlp, "act"), "scale", k=53)
+    monkeypatch.setattr(drawn, "draw_edit", lambda *_: edit)
+    monkeypatch.setattr(Range, "same_gradients", lambda *_: False)
+    for err in (True, False):
+        monkeypatch.setattr(Range, "gradients_err", lambda *_, err=err: err)
+        (mutant,) = random_mutants(mlp, 0, [0], 0)
+        assert ("f64" in mutant.seen) == err
+
+
+def test_gradients_tell_an_edited_port_from_the_port(mlp: Range) -> None:
+    act = place_of(mlp, "act")
+    assert mlp.same_gradients([Edit(act, "scale", k=53)])
+    assert not mlp.gradients_err([])
+    for what in ("float32", "negate"):
+        assert not mlp.same_gradients([Edit(act, what)])  # type: ignore[arg-type]
+        assert mlp.gradients_err([Edit(act, what)])  # type: ignore[arg-type]
 
 
 def test_a_port_that_no_edit_changes_is_refused(mlp: Range, monkeypatch: pytest.MonkeyPatch) -> None:
