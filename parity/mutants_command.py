@@ -7,7 +7,6 @@ a worker imports the catalogue and enters a patch by its name.
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import shlex
 import sys
@@ -89,7 +88,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
             ),
         ] = None,
         catalogue: Annotated[
-            str, typer.Option(metavar="MODULE:ATTR", help="Where the list of mutants is; a list of your own.")
+            str, typer.Option(metavar="FILE.py|MODULE:ATTR", help="A list of mutants of your own: docs/mutants.md.")
         ] = CATALOGUE,
         as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
     ) -> None:
@@ -102,6 +101,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
         * `parity mutants --jobs 2` the whole catalogue
         * `parity mutants 'gelu-*' --rung f64` a few, at one rung
+        * `parity mutants --catalogue my_mutants.py` mistakes in a port of your own
         * `parity mutants --random 500 --jobs 2` small random edits of every component
         * `parity mutants --random 50 my_pairs.py::gated_mlp` the same of a model of your own
 
@@ -150,20 +150,19 @@ class _Choice:
 
 
 def load_catalogue(place: str) -> tuple[Mutant, ...]:
-    """Return the mutants of `MODULE:ATTR`.
+    """Return the mutants of `FILE.py`, `FILE.py::NAME` or `MODULE:ATTR`.
 
     Raises:
         TargetError: There is no such list, it holds something else, or two of it have one name.
     """
     from parity.mutants import Mutant
+    from parity.targets import load_value
 
-    module, _, attribute = place.partition(":")
     try:
-        found = tuple(getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, TypeError) as error:
-        raise TargetError(
-            f"catalogue {place!r} cannot be read: {error}; write MODULE:ATTR, a list of mutants"
-        ) from None
+        found = tuple(load_value(place, "MUTANTS"))
+    except (TargetError, TypeError) as error:
+        forms = "FILE.py, FILE.py::NAME or MODULE:ATTR, a list of mutants"
+        raise TargetError(f"catalogue {place!r} cannot be read: {error}; write {forms}") from None
     names = [mutant.name if isinstance(mutant, Mutant) else None for mutant in found]
     wrong = [name for name in names if name is None or names.count(name) > 1]
     if wrong:
