@@ -51,6 +51,13 @@ def zoo(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Put known mistakes into the port, one at a time: each must be caught. Arguments replace the defaults."""
+    install(session)
+    session.run("parity", "mutants", *(session.posargs or ["--jobs", "2"]))
+
+
+@nox.session
 def false_alarms(session: nox.Session) -> None:
     """Count the false alarms of 1,000 runs of a right port: some hours. Arguments replace those of `parity calibrate`.
 

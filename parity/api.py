@@ -75,9 +75,12 @@ class Pair:
             `as built` or a function (built values, generator) to new ones; what matches none is drawn.
         corpus: Configurations that a strategy would seldom draw: they run in every run.
         strata: Length classes of the accuracy test, their `structure` a configuration; none by default.
-        gradients: Whether `parity run` judges gradients too; False for a port that is never differentiated.
         rungs: The rungs on which the pair means something.
         rungs_reason: Why the others do not.
+        no_gradients: Why gradients are not judged, if they are not: a port that is never differentiated. The run says
+            so among what it skipped.
+        finite_only: Why NaN and infinities need not come out alike, if they need not: a mask that multiplies on one
+            side and selects on the other, for example. The run says so among what it skipped.
 
     Raises:
         ConfigError: An argument is not as above.
@@ -103,9 +106,10 @@ class Pair:
     parameters: str | Mapping[str, str | ParameterRule] = "drawn"
     corpus: Sequence[Configuration] = ()
     strata: Sequence[LengthClass] = ()
-    gradients: bool = True
     rungs: Sequence[RungName] = tuple(RUNGS)
     rungs_reason: str = ""
+    no_gradients: str = ""
+    finite_only: str = ""
 
     def __post_init__(self) -> None:
         name: object = self.name
@@ -134,6 +138,9 @@ def _problems(pair: Any) -> Iterator[str]:
     elif pair.call is not None and not callable(pair.call):
         yield f"call= is a function, or one for each of {', '.join(SIDES)}; got {pair.call!r}"
     yield from _parameter_problems(pair)
+    for name, why in (("no_gradients", "gradients are not judged"), ("finite_only", "NaN and infinities may differ")):
+        if not isinstance(getattr(pair, name), str):
+            yield f"{name}= is the reason why {why}, in words; got {getattr(pair, name)!r}"
     unknown = [rung for rung in pair.rungs if rung not in RUNGS]
     if unknown or not pair.rungs:
         got = repr(unknown[0]) if unknown else "none"
@@ -253,7 +260,8 @@ def complete(pair: Pair, target: str = "") -> pairs.Pair:
         same_tree=False,
         reads_profile="profile" in named,
         inlined=tuple(pair.inlined),
-        gradients_reason="" if pair.gradients else "gradients: its author says that the port is never differentiated",
+        no_gradients=pair.no_gradients,
+        finite_only=pair.finite_only,
     )
 
 

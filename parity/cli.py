@@ -25,6 +25,7 @@ from parity import (
     attribution_command,
     extremes_command,
     laws_command,
+    mutants_command,
     oracle_command,
     replay_command,
     trace_command,
@@ -556,6 +557,7 @@ oracle_command.register(app, _guarded)
 extremes_command.register(app, _guarded)
 trace_command.register(app, _guarded)
 zoo_command.register(app, _guarded)
+mutants_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()

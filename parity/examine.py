@@ -30,6 +30,7 @@ from parity.backends.reference import (
 from parity.backends.roughness import roughness
 from parity.backends.truth import compute_truth
 from parity.cases import Case, draw_inputs, draw_parameters
+from parity.errors import CaseError
 from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
 from parity.metrics import error_ratio, measure, quantisation_error
@@ -125,6 +126,12 @@ class Modules:
             self._ports[profile, rung.name] = build_port(self.pair, self.case.options, profile, rung, self.state)
         return self._ports[profile, rung.name]
 
+    def with_pair(self, pair: Pair) -> Modules:
+        """Return the same references beside the port of `pair`, which differs in its port alone."""
+        other = copy.copy(self)
+        other.pair, other._ports = pair, {}
+        return other
+
 
 class Bench:
     """Truth, noise and references of one case under one meaning, computed once for all profiles and rungs.
@@ -200,13 +207,21 @@ class Bench:
             return {}
         return self.pair.scales(self.case.options, profile, self.state, self.inputs)
 
+    def with_pair(self, pair: Pair) -> Bench:
+        """Return the same truth, noise and references beside the port of `pair`, which differs in its port alone."""
+        self.kappa  # noqa: B018 - measured here, it is shared
+        other = copy.copy(self)
+        other.pair, other.modules = pair, self.modules.with_pair(pair)
+        return other
+
 
 def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     """Run the port under `profile` at `rung` and judge every tensor of the reference, in execution order.
 
     A port that raises fails in its outputs, with what it raised as the reason. It is called twice: one that remembers
-    its first call is judged by the call that lies farther from the truth. Where a tensor comes near its allowance
-    or moderately beyond it, the predicted error is drawn more often, and that prediction counts.
+    its first call is judged by the call that lies farther from the truth. At the finest rung it has answered for other
+    inputs before, in every other case: one that keeps something of them is wrong for these. Where a tensor comes near
+    its allowance or moderately beyond it, the predicted error is drawn more often, and that prediction counts.
     """
     skipped = out_of_range(bench, rung)
     if skipped:
@@ -214,6 +229,7 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     try:
         with arithmetic(bench.pair, rung) as leaks:
             module = bench.modules.port(profile, rung)
+            _call_before(bench, module, rung)
             port, again = (_own_outputs(bench, run_port(bench.pair, module, bench.inputs, rung)) for _ in range(2))
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
@@ -229,6 +245,18 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
     leaked = tuple(dict.fromkeys(leak.operation for leak in leaks))
     return Examination(judgements, port=port, leaks=leaked, unpaired=apart)
+
+
+def _call_before(bench: Bench, module: Any, rung: Rung) -> None:
+    """Run the port at its pair's finest rung on other inputs of this structure, in every other case."""
+    pair, case = bench.pair, bench.case
+    if pair.fresh or case.seed % 2 == 0 or rung.name != next(name for name in RUNGS if name in pair.only_rungs):
+        return
+    try:
+        others = draw_inputs(pair, replace(case, seed=case.seed - 1))
+    except CaseError:  # at the end of the range this case fits into it and its neighbour does not
+        return
+    run_port_outputs(pair, module, others, rung)
 
 
 def _own_outputs(bench: Bench, port: Trace) -> Trace:

@@ -51,9 +51,9 @@ class GradientRun:
         """Judge the gradients of `cases`, but under profiles and at rungs where the forward pass is `failing`."""
         if self.pair.fresh:
             return  # buffers are built from nothing that could be varied
-        if self.pair.gradients_reason:
+        if self.pair.no_gradients:
             self.skips += [
-                Skip(self.pair.name, profile.name, rung, self.pair.gradients_reason, len(cases))
+                Skip(self.pair.name, profile.name, rung, f"gradients: {self.pair.no_gradients}", len(cases))
                 for profile in self.profiles
                 for rung in self.rungs
             ]

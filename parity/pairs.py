@@ -95,7 +95,8 @@ class Pair:
         same_tree: The port has the reference's modules under its names. Where it does not, an intermediate that has no
             counterpart is reported as unpaired; where it does, that is a failure. An output always needs one.
         inlined: Patterns of modules, of either side, that the other computes without a module.
-        gradients_reason: Why gradients are not judged; empty where they are.
+        no_gradients: Why gradients are not judged; empty where they are.
+        finite_only: Why NaN and infinities need not come out alike; empty where they must.
         reads_profile: The modules depend on the profile; where they do not, all profiles share their truth.
     """
 
@@ -122,7 +123,8 @@ class Pair:
     same_tree: bool = True
     reads_profile: bool = True
     inlined: tuple[str, ...] = ()
-    gradients_reason: str = ""
+    no_gradients: str = ""
+    finite_only: str = ""
 
     @property
     def spelling(self) -> str:

@@ -102,9 +102,10 @@ class Failure:
 
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
     none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
-    ratio, and `worst_ratio` that ratio. `kind` says what failed: a tensor, a gradient of a port whose tensors are
-    right, or a whole stratum that is less accurate than the reference. `meaning` says how a tensor fails, None for the
-    other kinds; `attribution` which known meaning the port has. `detail` is the traceback of a port that raised,
+    ratio, and `worst_ratio` that ratio. `kind` says what failed: a tensor; a gradient, where tensors are right; NaN or
+    an infinity, planted in an input, that comes out elsewhere though numbers are right (`special`, its cases are values
+    planted); or a whole stratum that is less accurate than the reference. `meaning` says how a tensor fails, None for
+    the other kinds; `attribution` which known meaning the port has. `detail` is the traceback of a port that raised,
     `bundle` the path of what runs it again, relative to the report's folder.
     """
 
@@ -125,7 +126,7 @@ class Failure:
     meaning: Meaning | None = None
     attribution: tuple[str, ...] = ()
     bundle: str = ""
-    kind: Literal["tensor", "gradient", "stratum"] = "tensor"
+    kind: Literal["tensor", "gradient", "special", "stratum"] = "tensor"
 
     @property
     def replay(self) -> str:

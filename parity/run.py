@@ -20,6 +20,7 @@ from parity.replay.pack import pack
 from parity.results import Failure, Fidelity, Results, Row, Skip
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
+from parity.special_values import ask_pair
 from parity.strata import StrataPlan, assess_pair
 
 
@@ -53,6 +54,7 @@ class Plan:
 
     `cases` replaces the drawn ones and the corpus; `spelling` says how the user chose a profile, by its name. `explain`
     says in words which known meaning a failing port has; it is asked once for a component, about its first failure.
+    `bench` makes what a case is examined on: one that keeps truths serves many ports of one reference.
     """
 
     pairs: Sequence[Pair]
@@ -63,6 +65,7 @@ class Plan:
     cases: Sequence[Case] = field(default=())
     spelling: Mapping[str, str] = field(default_factory=dict)
     explain: Explain | None = None
+    bench: Callable[[Pair, Case, HyperProfile], Bench] = Bench
 
     def command(self, case: Case, profile: str, rung: str) -> str:
         """Return the command that runs `case` again, target and profile spelt as they were chosen."""
@@ -80,6 +83,11 @@ class Plan:
             rung,
         ]
         return shlex.join([*words, "--budget", self.budget, "--seed", str(self.seed)])
+
+    def special_command(self, component: str, profile: str) -> str:
+        """Return the command that asks a pair for special values again, with the same seed."""
+        words = ["parity", "extremes", self._target(component), "--profile", self.spelling.get(profile, profile)]
+        return shlex.join([*words, "--rung", "f64", "--seed", str(self.seed)])
 
     def _target(self, component: str) -> str:
         return next((pair.spelling for pair in self.pairs if pair.name == component), component)
@@ -207,6 +215,7 @@ class _PairRun:
         results.failures += gradients.failures()
         results.skips += gradients.skips
         self.unpaired |= gradients.unpaired
+        self._ask_special(results)
         assessments = list(self._assess())
         results.assessments += assessments
         results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
@@ -236,7 +245,7 @@ class _PairRun:
 
         def score(case: Case) -> float:
             self.check()
-            judgements = examine(Bench(self.pair, case, profile), profile, rung).judgements
+            judgements = examine(self.plan.bench(self.pair, case, profile), profile, rung).judgements
             if first_bad(judgements) is not None:
                 found.append(case)
             ratios = [judgement.predicted_ratio for judgement in judgements.values()]
@@ -252,6 +261,48 @@ class _PairRun:
             families = BUDGETS[self.plan.budget].families
             plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
             yield from assess_pair(plan, self.check)
+
+    def _ask_special(self, results: Results) -> None:
+        """Ask somebody's own pair at f64 what becomes of NaN and infinities, where numbers show no failure.
+
+        Components answer for their primitives, to `parity extremes`.
+        """
+        if not self.pair.target or self.plan.cases or "f64" not in self.rungs:
+            return
+        for profile in self.profiles if self.pair.reads_profile else self.profiles[:1]:
+            if self.pair.finite_only:
+                why = f"NaN and infinities are not asked for: {self.pair.finite_only}"
+                results.skips.append(Skip(self.pair.name, profile.name, "f64", why, cases=1))
+            elif (profile.name, "f64") not in self.failing:
+                results.failures += self._misplaced(profile, results)
+
+    def _misplaced(self, profile: HyperProfile, results: Results) -> Iterator[Failure]:
+        answers = []
+        try:
+            for answer in ask_pair(self.pair, profile, RUNGS["f64"], self.plan.seed):
+                self.check()
+                answers.append(answer)
+        except CaseError as error:  # the reference refuses such numbers: there is nothing to compare with
+            results.skips.append(Skip(self.pair.name, profile.name, "f64", f"NaN and infinities: {error}", cases=1))
+        wrong = [answer for answer in answers if answer.differs]
+        if wrong:
+            name, words = next(iter(wrong[0].differs.items()))
+            yield Failure(
+                component=self.pair.name,
+                profile=profile.name,
+                rung="f64",
+                first_bad=name,
+                reason=f"{wrong[0].what} in {wrong[0].where}: {words}",
+                ratio=math.inf,
+                case=wrong[0].case,
+                shrunk=False,
+                rerun=self.plan.special_command(self.pair.name, profile.name),
+                cases=len(answers),
+                cases_failed=len(wrong),
+                worst_case=wrong[0].case,
+                worst_ratio=math.inf,
+                kind="special",
+            )
 
     def _inferior(self, assessment: Assessment) -> Failure:
         """A stratum's failure, with the bundle of its worst case."""
@@ -279,7 +330,7 @@ class _PairRun:
 
     def _bundle(self, case: Case, profile: HyperProfile, rung: RungName) -> str:
         """Pack a case as it runs now, and return the bundle's path."""
-        bench = Bench(self.pair, case, profile)
+        bench = self.plan.bench(self.pair, case, profile)
         return self._packed(bench, profile, rung, examine(bench, profile, RUNGS[rung]))
 
     def _packed(self, bench: Bench, profile: HyperProfile, rung: RungName, examination: Examination) -> str:
@@ -305,7 +356,7 @@ class _PairRun:
     def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
         meaning = self.pair.meaning(profile)
         if meaning not in benches:
-            benches[meaning] = Bench(self.pair, case, profile)
+            benches[meaning] = self.plan.bench(self.pair, case, profile)
         return benches[meaning]
 
     def _gather(
@@ -396,7 +447,7 @@ class _PairRun:
         return replace(failure, attribution=tuple(lines))
 
     def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
-        bench = Bench(self.pair, case, profile)
+        bench = self.plan.bench(self.pair, case, profile)
         worst_ratio, worst = self.worst[profile.name, rung]
         examination = examine(bench, profile, RUNGS[rung])
         judgements = examination.judgements
@@ -429,4 +480,6 @@ class _PairRun:
         self.check()
         if rung not in case.ladder:
             return False
-        return first_bad(examine(Bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
+        return (
+            first_bad(examine(self.plan.bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
+        )

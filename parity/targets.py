@@ -111,6 +111,21 @@ def pairs_in(value: Any) -> Iterator[api.Pair | pairs.Pair]:
             yield entry
 
 
+def load_value(target: str, name: str) -> Any:
+    """Return what `FILE.py::NAME` or `MODULE:ATTR` stands for; of a file alone, its attribute `name`.
+
+    Raises:
+        TargetError: The file or module is missing, cannot be imported, or has no such attribute.
+    """
+    place, _, given = target.partition("::")
+    if not place.endswith(".py"):
+        return _attribute(target, *place.partition(":")[::2])
+    loaded = _from_file(target, Path(place))
+    if not hasattr(loaded, given or name):
+        raise TargetError(f"file {place!r} has no attribute {given or name!r}")
+    return getattr(loaded, given or name)
+
+
 def _from_file(target: str, path: Path) -> ModuleType:
     """Import a file, once in a process, under a name of its own."""
     if not path.is_file():

@@ -8,7 +8,7 @@ alternative, whether the difference stands above the rounding or below it.
 from parity.attribution.alternative import Alternative, Probe, replaced
 from parity.attribution.attribute import Attribution, Finding, Investigation, ProfileDistance, attribute
 from parity.attribution.local import LocalAttribution
-from parity.attribution.text import explain_failure, profile_sentence, sentence, table_lines
+from parity.attribution.text import explain_failure, explanation, profile_sentence, sentence, table_lines
 
 __all__ = [
     "Alternative",
@@ -20,6 +20,7 @@ __all__ = [
     "ProfileDistance",
     "attribute",
     "explain_failure",
+    "explanation",
     "profile_sentence",
     "replaced",
     "sentence",

@@ -51,7 +51,11 @@ def explain_failure(
     alternatives: Sequence[Alternative],
 ) -> list[str]:
     """Return the lines that a report prints beside a failure of `pair`, the failing case among `probes`."""
-    answer = attribute(pair, probes, profile, rung, alternatives)
+    return explanation(attribute(pair, probes, profile, rung, alternatives), profile)
+
+
+def explanation(answer: Attribution, profile: HyperProfile) -> list[str]:
+    """Return the lines of an answer: what the port behaves as, and its nearest profile."""
     return [line for line in (sentence(answer), profile_sentence(answer, profile)) if line]
 
 

@@ -73,11 +73,19 @@ def _draw_input(name: str, spec: InputSpec, case: Case) -> AnyArray:
             values = np.ldexp(FAMILIES[case.family](rng, spec.shape, spec.positions), _int32(case.scale))
         return _finite(to_grid(values, case), name, case)
     if spec.kind == "ids":
-        return rng.integers(spec.low, spec.high, spec.shape)
+        return _ids(rng, spec)
     if spec.kind == "labels":
         return _labels(rng, spec)
     mask = _mask(rng, spec.shape).astype(np.int64)
     return mask.astype(np.float64) if spec.kind == "weight_mask" else mask
+
+
+def _ids(rng: np.random.Generator, spec: InputSpec) -> AnyArray:
+    """Draw ids, the first and the last one among them wherever there is room for two: tables are cut at their ends."""
+    ids: AnyArray = rng.integers(spec.low, spec.high, spec.shape)
+    if ids.size > 1:
+        ids.flat[rng.choice(ids.size, 2, replace=False)] = spec.low, spec.high - 1
+    return ids
 
 
 IGNORED_LABELS = (0, -100)

@@ -8,6 +8,7 @@ from the specification's own, with the one change that the name says.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -16,7 +17,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional
 
-from parity.attribution import Alternative, Probe, explain_failure, replaced
+from parity.attribution import Alternative, Investigation, Probe, explain_failure, explanation, replaced
 from parity.cases import FINE_LADDER, FULL_LADDER, Case
 from parity.pairs import Pair, ParameterRule, Structure
 from parity.spec.arrays import Array
@@ -881,8 +882,39 @@ def explain(pair: Pair, case: Case, profile: HyperProfile, rung: Rung) -> list[s
 
     The case may be blind (one position, three channels), so the probes of its component stand beside it.
     """
+    return explain_failure(pair, _failure_probes(pair, case, rung), profile, rung, ALTERNATIVES)
+
+
+def _failure_probes(pair: Pair, case: Case, rung: Rung) -> tuple[Probe, ...]:
     ladder = FULL_LADDER if rung.is_half else FINE_LADDER
-    return explain_failure(pair, (Probe(case), *probes(pair, case.seed % 1000, ladder)), profile, rung, ALTERNATIVES)
+    return Probe(case), *probes(pair, case.seed % 1000, ladder)
+
+
+class KeptExplanations:
+    """`explain` for one port after another: what the reference alone says of the last cases asked about is kept.
+
+    Args:
+        most: How many cases.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._kept: OrderedDict[tuple[str, Case, HyperProfile, RungName], Investigation] = OrderedDict()
+
+    def __call__(self, pair: Pair, case: Case, profile: HyperProfile, rung: Rung) -> list[str]:
+        """Return the lines of `explain`.
+
+        Raises:
+            UnattributableError: No probe is within the rung's range.
+        """
+        key = (pair.spelling, case, profile, rung.name)
+        if key not in self._kept:
+            asked = _failure_probes(pair, case, rung)
+            self._kept[key] = Investigation(pair, asked, profile, rung, ALTERNATIVES)
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return explanation(self._kept[key].attribute(), profile)
 
 
 def _model_probes(pair: Pair) -> list[tuple[Structure, int, Rules]]:

@@ -17,7 +17,8 @@ pytest_plugins = ("pytester",)
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8")
 BLAME = (ROOT / "docs" / "blame.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^    \$ (.+)\n((?:    .+\n)+)", PAGE + BLAME, re.MULTILINE)
+MUTANTS = (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^    \$ (.+)\n((?:    .+\n)+)", PAGE + BLAME + MUTANTS, re.MULTILINE)
 PARITY = [(command, output) for command, output in BLOCKS if command.startswith("parity ")]
 PYTEST = [(command, output) for command, output in BLOCKS if command.startswith("pytest ")]
 
@@ -30,9 +31,9 @@ def assert_printed(output: str, stdout: str) -> None:
 
 
 def test_the_pages_have_commands_of_either_kind() -> None:
-    assert len(PARITY) == 5
+    assert len(PARITY) == 7
     assert len(PYTEST) == 1
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLX_M2_PROFILE", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("gated_mlp_mlx", "gated_mlp_torch", "my_pairs", "wrong_port"):
+    for name in ("gated_mlp_mlx", "gated_mlp_torch", "my_mutants", "my_pairs", "wrong_port"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -66,8 +67,8 @@ def test_the_test_suite_prints_what_the_page_says(
     assert_printed(output, result.stdout.str())
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), ids=["pair", "test"])
-def test_the_code_of_the_page_is_that_of_the_examples(block: str) -> None:
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE + MUTANTS, re.DOTALL))
+def test_the_code_of_the_pages_is_that_of_the_examples(block: str) -> None:
     lines = [
         line for path in (ROOT / "examples").glob("*.py") for line in path.read_text(encoding="utf-8").splitlines()
     ]
