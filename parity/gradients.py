@@ -56,6 +56,8 @@ class GradientBench:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.cotangents = draw_cotangents(bench.truth, bench.case.seed)
+        specs = bench.pair.inputs(bench.case.options)
+        self.varied = frozenset(name for name, spec in specs.items() if spec.kind == "float" and name in bench.inputs)
         self._gradients: dict[str, Mapping[str, TracedTensor]] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
 
@@ -69,14 +71,14 @@ class GradientBench:
         if rung.name not in self._gradients:
             module = self.bench.module if rung.name == "f64" else self.bench.modules.reference(rung)
             self._gradients[rung.name] = gradients_of_reference(
-                self.bench.pair, module, self.bench.inputs, rung, self.cotangents
+                self.bench.pair, module, self.bench.inputs, rung, self.cotangents, self.varied
             )
         return self._gradients[rung.name]
 
     def port(self, profile: HyperProfile, rung: Rung) -> Mapping[str, TracedTensor]:
         """Return the port's gradients under `profile` at `rung`."""
-        bench = self.bench
-        return gradients_of_port(bench.pair, bench.modules.port(profile, rung), bench.inputs, rung, self.cotangents)
+        bench, module = self.bench, self.bench.modules.port(profile, rung)
+        return gradients_of_port(bench.pair, module, bench.inputs, rung, self.cotangents, self.varied)
 
     def noise(self, rung: Rung, draws: int) -> Mapping[str, Noise]:
         """Return the predicted error of every gradient at `rung`, from so many perturbed passes there and back."""
@@ -86,7 +88,11 @@ class GradientBench:
             runs = []
             for _ in range(draws):
                 with perturbed(bench.module, rung, generator):
-                    runs.append(gradients_of_reference(bench.pair, bench.module, bench.inputs, fine, self.cotangents))
+                    runs.append(
+                        gradients_of_reference(
+                            bench.pair, bench.module, bench.inputs, fine, self.cotangents, self.varied
+                        )
+                    )
             self._noise[rung.name, draws] = {
                 name: noise_of([run[name].values for run in runs], exact.values, rung)
                 for name, exact in self.truth.items()

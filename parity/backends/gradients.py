@@ -6,7 +6,7 @@ bits, which every format holds: dL/dy is w itself, whatever rounds on the way to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import mlx.core as mx
@@ -48,18 +48,19 @@ def draw_cotangents(outputs: Trace, seed: int) -> Arrays:
 
 
 def gradients_of_reference(
-    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung, cotangents: Mapping[str, Array]
+    pair: Pair,
+    module: nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    cotangents: Mapping[str, Array],
+    varied: Collection[str],
 ) -> dict[str, TracedTensor]:
     """Return the gradients of the reference, already cast to the rung, by name; none where nothing has a gradient.
 
-    What no output depends on has a gradient of zeros.
+    What no output depends on has a gradient of zeros. `varied` are the inputs that have one: no mask does.
     """
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    targets = {
-        f"{GRADIENT}input {name}": tensor.requires_grad_()
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-    }
+    targets = {f"{GRADIENT}input {name}": tensor.requires_grad_() for name, tensor in tensors.items() if name in varied}
     targets |= {GRADIENT + name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
     with torch.enable_grad(), TrueTransforms():
         # A copy, since a leaf cannot be changed in place, and a module may do that to what it is given.
@@ -77,12 +78,17 @@ def gradients_of_reference(
 
 
 def gradients_of_port(
-    pair: Pair, module: mlx_nn.Module, inputs: Mapping[str, AnyArray], rung: Rung, cotangents: Mapping[str, Array]
+    pair: Pair,
+    module: mlx_nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    cotangents: Mapping[str, Array],
+    varied: Collection[str],
 ) -> dict[str, TracedTensor]:
     """Return the gradients of the port under the reference's names and axes; a shared parameter's under each alias."""
     with arithmetic(pair, rung), mx.stream(mx.cpu):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-        floats = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
+        floats = {name: array for name, array in arrays.items() if name in varied}
         start = module.trainable_parameters()
         if not floats and not tree_flatten(start):
             return {}
