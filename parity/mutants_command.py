@@ -223,7 +223,7 @@ def _mutants(choice: _Choice) -> int:
     names = [*(it.name for it in mutants), *(UNCHANGED + it for it in components)]
     # Component by component, since its mutants share truths; models, which stand last and take longest, first.
     turn = sorted(mutants, key=lambda it: -components.index(it.component))
-    tasks = [*(it.name for it in turn), *names[len(mutants) :]]
+    tasks = [*(it.name for it in turn), *reversed(names[len(mutants) :])]
     one = partial(_one, choice.catalogue, rungs, choice.seed)
     found = {outcome.name: outcome for outcome in _worked(one, tasks, choice.jobs, "mutants", _words)}
     score = Score([found[name] for name in names], whole)
