@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from parity.cases import Case
@@ -40,7 +41,7 @@ class GradientRun:
     ) -> None:
         self.pair, self.profiles, self.command, self.check = pair, profiles, command, check
         self.rungs = [rung for rung in rungs if rung in GRADIENT_RUNGS]
-        self.rows: dict[tuple[str, str, str], Row] = {}
+        self._rows: dict[tuple[str, str, str], Row] = {}
         self.skips: list[Skip] = []
         self.unpaired: dict[str, str] = {}
         self._failing: dict[tuple[str, RungName], list[tuple[Case, GradientCheck]]] = {}
@@ -61,6 +62,11 @@ class GradientRun:
         for case in cases:
             self._run_case(case, failing)
         self.skips += [Skip(self.pair.name, *key, cases=count) for key, count in sorted(self._case_skips.items())]
+
+    def rows_behind(self, tensors: Iterable[Row]) -> dict[tuple[str, str, str], Row]:
+        """Return the rows by profile, rung and name, their places behind those of the forward pass."""
+        behind = 1 + max((row.order for row in tensors), default=-1)
+        return {key: replace(row, order=row.order + behind) for key, row in self._rows.items()}
 
     def failures(self) -> list[Failure]:
         """Describe every failing profile and rung by its smallest failing case."""
@@ -89,9 +95,9 @@ class GradientRun:
             return
         self._counts[profile.name, rung] = self._counts.get((profile.name, rung), 0) + 1
         self.unpaired |= found.unpaired
-        for order, (name, judgement) in enumerate(found.judgements.items(), _BEHIND):
+        for order, (name, judgement) in enumerate(found.judgements.items()):
             key = (profile.name, rung, name)
-            row = self.rows.setdefault(key, Row(self.pair.name, profile.name, rung, name, "gradient", order))
+            row = self._rows.setdefault(key, Row(self.pair.name, profile.name, rung, name, "gradient", order))
             row.order = max(row.order, order)
             row.add(judgement, case, self.command(case, profile.name, rung))
         if first_bad(found.judgements) is not None:
@@ -124,10 +130,6 @@ class GradientRun:
 
     def _trace(self, case: Case, profile: str, rung: str) -> str:
         return self.command(case, profile, rung).replace("parity run", "parity trace --backward", 1)
-
-
-_BEHIND: Final = 1_000_000
-"""Place of the first gradient in the order of a component's rows: behind every tensor of the forward pass."""
 
 
 def _largest(found: GradientCheck) -> float:

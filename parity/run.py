@@ -208,7 +208,7 @@ class _PairRun:
             self._run_case(case)
         gradients = GradientRun(self.pair, self.profiles, self.rungs, self.plan.command, self.check)
         gradients.run(self._differentiated(), set(self.failing))
-        results.rows += self._sorted(self.rows | gradients.rows)
+        results.rows += self._sorted(self.rows | gradients.rows_behind(self.rows.values()))
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
         results.failures += self._failures()

@@ -17,6 +17,7 @@ from parity import run
 from parity.backends.truth import UnstableTruthError
 from parity.cases import Case
 from parity.examine import Bench, Examination, examine
+from parity.gradients import GradientBench, examine_gradients
 from parity.pairs import Pair
 from parity.report import layers_csv
 from parity.results import Results
@@ -209,7 +210,13 @@ def test_the_rows_are_the_references_tensors_in_the_order_of_execution() -> None
     assert [(row.rung, row.tensor, row.kind, row.order) for row in results.rows] == [
         (rung, tensor, kind, order)
         for rung in ("f64", "f32")
-        for order, (tensor, kind) in enumerate((("dense", "intermediate"), ("y", "output")))
+        for order, (tensor, kind) in enumerate(
+            (
+                ("dense", "intermediate"),
+                ("y", "output"),
+                *((f"gradient of {name}", "gradient") for name in ("input x", "dense.weight", "dense.bias")),
+            )
+        )
     ]
     assert all(row.elements > 0 and row.cases > 0 for row in results.rows)
 
@@ -270,9 +277,14 @@ def test_the_same_seed_gives_equal_results_and_another_gives_others() -> None:
 
 def test_the_worst_case_of_a_row_shows_the_same_numbers_again() -> None:
     for row in results_of(POOLER, rungs=("f64", "f32")).rows:
-        case = Case.from_json("pooler", row.worst_case)
-        judgement = examine(Bench(POOLER, case, CANONICAL), CANONICAL, RUNGS[row.rung]).judgements[row.tensor]  # type: ignore[index]
-        assert judgement.ratio == row.ratio
+        bench, rung = Bench(POOLER, Case.from_json("pooler", row.worst_case), CANONICAL), RUNGS[row.rung]  # type: ignore[index]
+        of_gradients = row.kind == "gradient"
+        found = (
+            examine_gradients(GradientBench(bench), CANONICAL, rung)
+            if of_gradients
+            else examine(bench, CANONICAL, rung)
+        )
+        assert found.judgements[row.tensor].ratio == row.ratio
 
 
 def test_cases_are_shared_between_profiles_and_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
