@@ -90,7 +90,7 @@ class GradientBench:
                 with perturbed(bench.module, rung, generator):
                     runs.append(
                         gradients_of_reference(
-                            bench.pair, bench.module, bench.inputs, fine, self.cotangents, self.varied
+                            bench.pair, bench.module, bench.inputs, fine, self.cotangents, self.varied, perturbed=True
                         )
                     )
             self._noise[rung.name, draws] = {

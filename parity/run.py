@@ -29,17 +29,19 @@ class Budget:
     """How many cases Hypothesis draws for a pair beside its corpus, and how hard a failing one is shrunk.
 
     `aim_effort` examples look for the case of the largest error over allowance, which then runs like the others;
-    `families` are those of the accuracy test.
+    `families` are those of the accuracy test; `differentiated` is how many cases of the corpus have their gradients
+    judged, None for all.
     """
 
     cases: int
     shrink_effort: int
     aim_effort: int
     families: tuple[str, ...] = tuple(STRATUM_FAMILIES)
+    differentiated: int | None = None
 
 
 BUDGETS: Final[dict[str, Budget]] = {
-    "quick": Budget(cases=4, shrink_effort=20, aim_effort=0, families=("normal",)),
+    "quick": Budget(cases=4, shrink_effort=20, aim_effort=0, families=("normal",), differentiated=4),
     "standard": Budget(cases=20, shrink_effort=60, aim_effort=16),
     "thorough": Budget(cases=120, shrink_effort=200, aim_effort=100),
 }
@@ -228,7 +230,8 @@ class _PairRun:
         if self.plan.cases:
             return self.cases
         corpus = set(corpus_cases(self.pair, self.plan.seed))
-        return [case for case in self.cases if case in corpus] or self.cases[:DRAWN_GRADIENTS]
+        found = [case for case in self.cases if case in corpus] or self.cases[:DRAWN_GRADIENTS]
+        return found[: BUDGETS[self.plan.budget].differentiated]
 
     def _aim(self) -> list[Case]:
         """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for.

@@ -7,6 +7,7 @@ bits, which every format holds: dL/dy is w itself, whatever rounds on the way to
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 import mlx.core as mx
@@ -54,15 +55,17 @@ def gradients_of_reference(
     rung: Rung,
     cotangents: Mapping[str, Array],
     varied: Collection[str],
+    perturbed: bool = False,
 ) -> dict[str, TracedTensor]:
     """Return the gradients of the reference, already cast to the rung, by name; none where nothing has a gradient.
 
-    What no output depends on has a gradient of zeros. `varied` are the inputs that have one: no mask does.
+    What no output depends on has a gradient of zeros. `varied` are the inputs that have one: no mask does. A
+    `perturbed` pass needs no better transforms than torch's own.
     """
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     targets = {f"{GRADIENT}input {name}": tensor.requires_grad_() for name, tensor in tensors.items() if name in varied}
     targets |= {GRADIENT + name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
-    with torch.enable_grad(), TrueTransforms():
+    with torch.enable_grad(), nullcontext() if perturbed else TrueTransforms():
         # A copy, since a leaf cannot be changed in place, and a module may do that to what it is given.
         outputs = pair.call(module, {name: tensor.clone() for name, tensor in tensors.items()})
         parts = [

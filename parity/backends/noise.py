@@ -317,7 +317,7 @@ def _perturbed_trace(
     generator: torch.Generator,
 ) -> Trace:
     with perturbed(module, rung, generator):
-        return run_reference(pair, module, inputs, RUNGS["f64"])
+        return run_reference(pair, module, inputs, RUNGS["f64"], perturbed=True)
 
 
 def _spread(perturbed: list[Array], truth: Array, factor: float) -> Noise:

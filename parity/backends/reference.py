@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,15 @@ def state_of(module: nn.Module) -> dict[str, AnyArray]:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
 
 
-def run_reference(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
-    """Run `module`, already cast to the rung, and return its floating intermediates and then its outputs."""
+def run_reference(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung, perturbed: bool = False
+) -> Trace:
+    """Run `module`, already cast to the rung, and return its floating intermediates and then its outputs.
+
+    A `perturbed` run needs no better transforms than torch's own.
+    """
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with torch.no_grad(), TrueTransforms(), record_torch(module) as taken:
+    with torch.no_grad(), nullcontext() if perturbed else TrueTransforms(), record_torch(module) as taken:
         outputs = pair.call(module, tensors)
     everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **outputs}
     traced = {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()}
