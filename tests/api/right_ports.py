@@ -1,6 +1,8 @@
-"""Right ports of models that are hard to compare: experts of a mixture."""
+"""Right ports of models that are hard to compare: transforms of infinities, experts of a mixture, a modulus at zero."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import mlx.core as mx
 import torch
@@ -8,6 +10,38 @@ from mlx import nn as mnn
 from torch import nn as tnn
 
 from parity import Pair
+
+
+class TorchFunction(tnn.Module):
+    """A function of x."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
+
+
+class MlxFunction(mnn.Module):
+    """A function of x."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def __call__(self, x: mx.array) -> Any:
+        return self.function(x)
+
+
+def of_functions(name: str, reference: Any, port: Any) -> Pair:
+    return Pair(
+        name,
+        reference=lambda c: TorchFunction(reference),
+        port=lambda c: MlxFunction(port),
+        configurations=[{"n": 13}],
+        inputs=lambda c: {"x": (2, c["n"], 7)},
+    )
 
 
 class TorchExperts(tnn.Module):
@@ -39,6 +73,16 @@ class MlxExperts(mnn.Module):
         return (self.low(x) + self.high(x) + self.gate(x)) * 0.0 + x
 
 
+log_softmax = of_functions(
+    "log_softmax",
+    lambda x: x.log_softmax(-1),
+    lambda x: x - mx.logsumexp(x, axis=-1, keepdims=True),
+)
+fourier = of_functions(
+    "fourier",
+    lambda x: torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real,
+    lambda x: mx.fft.fft(mx.fft.fft(x, axis=-1), axis=-2).real,
+)
 experts = Pair(
     "experts",
     reference=lambda c: TorchExperts(),

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from harness_pieces import invoke
 
 from parity.float64 import float64_forms
 
 FILE = Path(__file__).with_name("right_ports.py")
+
+
+@pytest.mark.parametrize("name", ["log_softmax", "fourier"])
+def test_nan_for_an_infinity_is_no_failure(name: str) -> None:
+    done = invoke("extremes", f"{FILE}::{name}", "--seed", "0")
+    assert done.status == 0, done.stdout
 
 
 def test_intermediates_whose_shape_depends_on_rounding_are_listed(tmp_path: Path) -> None:
