@@ -14,7 +14,7 @@ from torch import nn
 
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
-from parity.backends.noise import Noise, predict_noise, with_rounding
+from parity.backends.noise import Noise, predict_noise, same_shape, with_rounding
 from parity.backends.port import arithmetic, build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
@@ -49,6 +49,9 @@ from parity.tolerance import (
 )
 from parity.trace import Trace, TracedTensor
 from parity.verdict import Judgement, failed, judge
+
+UNSTEADY: Final = "its shape depends on rounding"
+"""Why an intermediate of the reference is compared with nothing."""
 
 LARGEST_VALUE: Final[Mapping[str, float]] = {"f16": 65504.0 / 8, "bf16": 2.0**60, "f32": 2.0**60}
 """A case is judged at a rung only if every operation of the float64 reference stays below this.
@@ -237,9 +240,10 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     if not _equal(port, again):
         port = _farther(bench, port, again)
     seen = port if bench.pair.same_tree else _in_layout(bench, port)
-    apart = {} if bench.pair.same_tree else _unpaired(bench, seen)
+    apart = {} if bench.pair.same_tree else _unpaired(bench, seen) | _unsteady(bench, rung, SCREENING_DRAWS)
     judgements = _judgements(bench, profile, rung, seen, SCREENING_DRAWS, apart)
     if not bench.pair.fresh and any(REFINE_FROM < j.predicted_ratio < REFINE_TO for j in judgements.values()):
+        apart |= {} if bench.pair.same_tree else _unsteady(bench, rung, REFINED_DRAWS)
         judgements = _judgements(bench, profile, rung, seen, REFINED_DRAWS, apart)
     unpaired = [name for name in port if name not in bench.truth and name not in apart]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
@@ -285,6 +289,13 @@ def _unpaired(bench: Bench, port: Trace) -> dict[str, str]:
         if here != there:
             found[name] = f"shape {here}, the reference has {there}"
     return {name: why for name, why in found.items() if name not in (*bench.truth.outputs, *port.outputs)}
+
+
+def _unsteady(bench: Bench, rung: Rung, draws: int) -> dict[str, str]:
+    """Return the intermediates of the reference whose shape depends on rounding: what reaches one expert of many."""
+    reference, noise = bench.reference(rung), bench.noise(rung, draws)
+    varying = (name for name in bench.truth if name not in noise or not same_shape(reference, bench.truth, name))
+    return dict.fromkeys((name for name in varying if name not in bench.truth.outputs), UNSTEADY)
 
 
 def _equal(one: Trace, other: Trace) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from parity.backends.noise import same_shape
 from parity.backends.reference import named_tensors, run_reference
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
@@ -34,6 +35,8 @@ def jitter_kappa(
 ) -> dict[str, float]:
     """Return kappa of every tensor of `truth`; 0 where the truth is zero throughout or has no elements.
 
+    A run in which the jitter changed a tensor's shape, or left it out, counts nothing for that tensor.
+
     Args:
         pair: The pair.
         module: The float64 reference that made `truth`; it stays as it is.
@@ -45,7 +48,7 @@ def jitter_kappa(
     sums = dict.fromkeys(truth, 0.0)
     for _ in range(DRAWS):
         run = run_reference(pair, *jittered(module, inputs, EPSILON, generator), RUNGS["f64"])
-        for name, exact in truth.items():
+        for name, exact in ((name, exact) for name, exact in truth.items() if same_shape(run, truth, name)):
             sums[name] += _response(run[name].values, exact.values)
     return {name: total / DRAWS for name, total in sums.items()}
 

@@ -273,6 +273,8 @@ def predict_noise(
 ) -> dict[str, Noise]:
     """Return the error that faithful arithmetic at `rung` makes at every tensor of `truth`.
 
+    A tensor whose shape depends on rounding, as what reaches one expert of a mixture does, has none and is left out.
+
     Args:
         pair: The pair.
         module: The float64 reference that made `truth`.
@@ -284,7 +286,16 @@ def predict_noise(
     """
     generator = torch.Generator().manual_seed(seed)
     runs = [_perturbed_trace(pair, module, inputs, rung, generator) for _ in range(draws)]
-    return {name: noise_of([run[name].values for run in runs], truth[name].values, rung) for name in truth}
+    return {
+        name: noise_of([run[name].values for run in runs], truth[name].values, rung)
+        for name in truth
+        if all(same_shape(run, truth, name) for run in runs)
+    }
+
+
+def same_shape(run: Trace, truth: Trace, name: str) -> bool:
+    """Whether a run has the tensor of `truth` under that name, in its shape."""
+    return name in run and run[name].values.shape == truth[name].values.shape
 
 
 def noise_of(runs: Sequence[Array], truth: Array, rung: Rung) -> Noise:

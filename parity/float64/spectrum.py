@@ -97,8 +97,10 @@ class Float64Spectrum:
         return Float64Spectrum(self.real / square, -self.imag / square) * other
 
     def __abs__(self) -> mx.array:
-        """Modulus sqrt(re^2 + im^2)."""
-        return mx.sqrt(self.real * self.real + self.imag * self.imag)
+        """Modulus sqrt(re^2 + im^2); its gradient at 0 is 0, as MLX's and torch's of a complex array is."""
+        square = self.real * self.real + self.imag * self.imag
+        nothing = square == 0
+        return mx.where(nothing, square, mx.sqrt(mx.where(nothing, mx.ones_like(square), square)))
 
     def __getitem__(self, key: Any) -> Float64Spectrum:
         """Index both parts alike."""
