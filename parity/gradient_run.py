@@ -8,7 +8,7 @@ from typing import Final
 
 from parity.cases import Case
 from parity.examine import Bench, first_bad
-from parity.gradients import GRADIENT_RUNGS, GradientBench, GradientCheck, examine_gradients
+from parity.gradients import GRADIENT_RUNGS, KINK, GradientBench, GradientCheck, examine_gradients
 from parity.pairs import Pair
 from parity.results import Failure, Row, Skip
 from parity.spec.precision import RUNGS, RungName
@@ -95,6 +95,8 @@ class GradientRun:
             return
         self._counts[profile.name, rung] = self._counts.get((profile.name, rung), 0) + 1
         self.unpaired |= found.unpaired
+        if found.beside:
+            self._skip(profile, rung, KINK)
         for order, (name, judgement) in enumerate(found.judgements.items()):
             key = (profile.name, rung, name)
             row = self._rows.setdefault(key, Row(self.pair.name, profile.name, rung, name, "gradient", order))

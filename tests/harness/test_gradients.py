@@ -20,7 +20,7 @@ from parity.backends.gradients import draw_cotangents
 from parity.cases import corpus_cases
 from parity.examine import Bench, Modules
 from parity.gradient_run import FORWARD_FAILS
-from parity.gradients import NO_GRADIENT, GradientBench, examine_gradients
+from parity.gradients import KINK, NO_GRADIENT, GradientBench, examine_gradients
 from parity.pairs import InputSpec
 from parity.results import Results
 from parity.run import DRAWN_GRADIENTS, Plan, execute
@@ -242,3 +242,43 @@ def test_a_kink_that_rounding_crosses_is_no_failure(seed: int) -> None:
     found = examine_gradients(GradientBench(bench), CANONICAL, RUNGS["f32"])
     assert found.judgements
     assert all(judgement.passed for judgement in found.judgements.values())
+
+
+class Pool(tnn.Module):
+    """The largest of each two: where both are equal, either may have the gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.leaky_relu(torch.maximum(x[..., ::2], x[..., 1::2]), 0.1)
+
+
+class PoolPort(mnn.Module):
+    """The same; `scale` is that of a wrong derivative, `root` one of a root that is infinite at zero."""
+
+    def __init__(self, scale: float = 1.0, root: bool = False) -> None:
+        super().__init__()
+        self.scale, self.root = scale, root
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if self.scale != 1:
+            x = self.scale * x + mx.stop_gradient(x - self.scale * x)
+        y = mnn.leaky_relu(mx.max(x.reshape(*x.shape[:-1], -1, 2), axis=-1), 0.1)
+        return y + 0 * mx.sqrt(mx.abs(x[..., ::2])) if self.root else y
+
+
+def tied(scale: float = 1.0, root: bool = False) -> Results:
+    inputs = lambda n: {"x": (3, 2 * n)}  # noqa: E731
+    given = {"configurations": [2, 3, 4, 5, 6, 7, 8, 9, 10], "inputs": inputs}
+    whole = complete(Pair("pool", reference=lambda n: Pool(), port=lambda n: PoolPort(scale, root), **given))  # type: ignore[arg-type]
+    return execute(Plan([whole], [CANONICAL], ("f64", "f32"), "standard", 0), Results({}))
+
+
+def test_ties_and_kinks_are_judged_beside_themselves_and_counted() -> None:
+    results = tied()
+    assert results.verdict == "pass", results.failures
+    assert KINK in reasons(results)
+    assert all(row.elements for row in results.rows if row.kind == "gradient")
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 1.01}, {"root": True}], ids=str)
+def test_a_tie_excuses_neither_a_wrong_derivative_nor_nan(wrong: Any) -> None:
+    assert {failure.kind for failure in tied(**wrong).failures} == {"gradient"}
