@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -11,15 +12,27 @@ from typing import Final
 from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
 from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
+from parity.digests import RunningDigest
 from parity.errors import CaseError, NotImplementedYetError, WeightsError
 from parity.examine import Bench, Examination, Modules, classify_tensor, examine, fidelity, first_bad
 from parity.pairs import Pair
 from parity.replay.files import BUNDLES
 from parity.replay.pack import pack
 from parity.results import Failure, Fidelity, Results, Row, Skip
+from parity.resume import (
+    NoProgress,
+    Progress,
+    changes,
+    pack_assessments,
+    pack_failures,
+    restore,
+    snapshot,
+    unpack_assessments,
+    unpack_failures,
+)
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
-from parity.strata import StrataPlan, assess_pair
+from parity.strata import StrataPlan, assess_class
 
 
 @dataclass(frozen=True)
@@ -144,11 +157,16 @@ def require_weights(pair: Pair, seed: int, cases: Sequence[Case] = ()) -> None:
 
 
 def execute(
-    plan: Plan, results: Results, on_case: Callable[[str], object] = str, check: Callable[[], object] = bool
+    plan: Plan,
+    results: Results,
+    on_case: Callable[[str], object] = str,
+    check: Callable[[], object] = bool,
+    progress: Progress | None = None,
 ) -> Results:
     """Run the plan into `results`.
 
     `on_case` is called after every case, with its component; `check` before every examination: it may raise to stop.
+    What `progress` has is not run again, and what is finished is kept there.
     """
     built = []
     for profile in plan.profiles:
@@ -159,7 +177,7 @@ def execute(
         else:
             built.append(profile)
     for pair in plan.pairs if built else ():
-        _PairRun(plan, pair, built, check).execute(results, on_case)
+        _PairRun(plan, pair, built, check, progress or NoProgress()).execute(results, on_case)
     return results
 
 
@@ -175,8 +193,15 @@ NO_CASE: Final = "the pair has no case at all: neither a corpus nor drawn ones"
 class _PairRun:
     """All cases of one pair under the built profiles."""
 
-    def __init__(self, plan: Plan, pair: Pair, profiles: Sequence[HyperProfile], check: Callable[[], object]) -> None:
-        self.plan, self.pair, self.profiles, self.check = plan, pair, profiles, check
+    def __init__(
+        self,
+        plan: Plan,
+        pair: Pair,
+        profiles: Sequence[HyperProfile],
+        check: Callable[[], object],
+        progress: Progress,
+    ) -> None:
+        self.plan, self.pair, self.profiles, self.check, self.progress = plan, pair, profiles, check, progress
         self.rungs = [rung for rung in RUNGS if rung in plan.rungs and rung in pair.only_rungs]
         self.cases = plan_cases(plan, pair)
         self.rows: dict[tuple[str, str, str], Row] = {}
@@ -187,23 +212,65 @@ class _PairRun:
         self.distances: dict[str, float] = {}
         self.bundles: dict[str, bytes] = {}
         self.unpaired: dict[str, str] = {}
+        self.digests: dict[tuple[str, str], RunningDigest] = defaultdict(RunningDigest)
+        self.aimed: list[Case] = []
+
+    @property
+    def component(self) -> str:
+        return self.pair.name
+
+    @property
+    def asked(self) -> list[Case]:
+        return [*self.cases, *self.aimed]
 
     def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
-        for case in self.cases:
-            self._run_case(case)
+        for number, case in enumerate(self.cases):
+            self._finish_case(number, case)
             on_case(self.pair.name)
-        for case in self._aim():
-            self._run_case(case)
+        self.aimed = self._finish_aim()
+        for number, case in enumerate(self.aimed, len(self.cases)):
+            self._finish_case(number, case)
         results.rows += self._sorted_rows()
+        results.digests += [
+            digest.digest(self.pair.name, profile, rung) for (profile, rung), digest in self.digests.items()
+        ]
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
-        results.failures += self._failures()
+        results.failures += self._finish_failures()
         assessments = list(self._assess())
         results.assessments += assessments
         results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
         results.bundles |= self.bundles
         if self.unpaired:
             results.unpaired[self.pair.name] = self.unpaired
+
+    def _finish_case(self, number: int, case: Case) -> None:
+        """Run a case, or take what it found from the progress."""
+        name = f"case {number}"
+        kept = self.progress.found(self.pair.name, name)
+        if kept is not None:
+            restore(self, kept)
+            return
+        before = snapshot(self)
+        self._run_case(case)
+        self.progress.keep(self.pair.name, name, changes(self, before))
+
+    def _finish_aim(self) -> list[Case]:
+        kept = self.progress.found(self.pair.name, "aim")
+        if kept is not None:
+            return [Case.from_json(self.pair.name, text) for text in kept]
+        aimed = self._aim()
+        self.progress.keep(self.pair.name, "aim", [case.to_json() for case in aimed])
+        return aimed
+
+    def _finish_failures(self) -> list[Failure]:
+        kept = self.progress.found(self.pair.name, "failures")
+        if kept is not None:
+            failures, self.bundles = unpack_failures(kept)
+            return failures
+        failures = self._failures()
+        self.progress.keep(self.pair.name, "failures", pack_failures(failures, self.bundles))
+        return failures
 
     def _aim(self) -> list[Case]:
         """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for.
@@ -235,7 +302,15 @@ class _PairRun:
         if not self.plan.cases:
             families = BUDGETS[self.plan.budget].families
             plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
-            yield from assess_pair(plan, self.check)
+            for number, sizes in enumerate(self.pair.strata):
+                name = f"strata {number}"
+                kept = self.progress.found(self.pair.name, name)
+                if kept is None:
+                    assessments = list(assess_class(plan, sizes, self.check))
+                    self.progress.keep(self.pair.name, name, pack_assessments(assessments))
+                else:
+                    assessments = unpack_assessments(kept)
+                yield from assessments
 
     def _inferior(self, assessment: Assessment) -> Failure:
         """A stratum's failure, with the bundle of its worst case."""
@@ -304,6 +379,7 @@ class _PairRun:
             self.case_skips[key] = self.case_skips.get(key, 0) + 1
             return
         self.counts[profile.name, rung] = self.counts.get((profile.name, rung), 0) + 1
+        self.digests[profile.name, rung].add(case, examination.judgements, examination.port)
         self.unpaired |= examination.unpaired
         for order, (name, judgement) in enumerate(examination.judgements.items()):
             row = self.rows.setdefault(
