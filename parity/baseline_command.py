@@ -162,11 +162,11 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 def _accept(
     folders: list[Path], signature: _Signature, fallback: bool, baseline: Path, ledger: Path, history: Path
 ) -> int:
+    from parity.code import code_hash
     from parity.gate.baseline import Baseline, record_of, with_environment, write_baseline
     from parity.gate.provenance import revision
     from parity.gate.runs import read_run
     from parity.history import append_runs
-    from parity.journal import code_hash
     from parity.ledger import Entry, write_ledger
 
     fields = signature.fields()
@@ -221,10 +221,10 @@ def _allow(kind: str, where: dict[str, str], bits: float, signature: _Signature,
 
 
 def _tighten(folder: Path, baseline: Path, ledger: Path) -> int:
+    from parity.code import code_hash
     from parity.gate.baseline import read_baseline
     from parity.gate.decide import Today, decide
     from parity.gate.runs import read_run
-    from parity.journal import code_hash
     from parity.ledger import read_ledger, tightened, write_ledger
 
     run, today, known = read_run(folder), datetime.date.today(), read_ledger(ledger)

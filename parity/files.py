@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from parity.errors import OutputError
+
+JOURNAL: Final = ".parity-run.jsonl"
+"""Name of the journal of an unfinished run, in the folder of its report."""
 
 
 def write_whole(path: Path, content: str | bytes, remedy: str, make_folder: bool = False) -> None:

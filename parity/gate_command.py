@@ -53,12 +53,12 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
 def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, markdown: Path | None, as_json: bool) -> int:
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    from parity.code import code_hash
     from parity.files import write_whole
     from parity.gate.baseline import read_baseline
     from parity.gate.decide import Today, decide
     from parity.gate.render import decision_document, decision_lines, decision_markdown
     from parity.gate.runs import read_run
-    from parity.journal import code_hash
     from parity.ledger import read_ledger
 
     try:
@@ -82,7 +82,7 @@ def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, markdown:
 
 def _own(recorded: Mapping[str, str]) -> dict[str, str]:
     """Return the hashes of the code beside the run's own pairs as it is now; one that is gone has none."""
-    from parity.journal import folder_hash
+    from parity.code import folder_hash
     from parity.suites import select
     from parity.targets import source_folder
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
+from parity.code import code_hash, folder_hash
 from parity.environment import collect
 from parity.errors import JournalError, OutputError
 from parity.pairs import Pair
@@ -24,7 +22,6 @@ from parity.plain import plain
 from parity.spec.profile import HyperProfile
 from parity.targets import source_folder
 
-PACKAGES: Final = ("parity", "reference_torch", "mlx_impl")
 _SHOWN: Final = 60
 _LONGEST_HEADER: Final = 1_000_000
 """Bytes: a file that is no journal may have no line at all."""
@@ -49,34 +46,6 @@ def common_header(pairs: Sequence[Pair], profiles: Sequence[HyperProfile]) -> di
 def own_code(pairs: Sequence[Pair]) -> dict[str, str]:
     """Return the hash of the Python files beside every pair that is somebody's own, by target."""
     return {pair.target: folder_hash(source_folder(pair.target)) for pair in pairs if pair.target}
-
-
-def code_hash() -> str:
-    """Return 16 hexadecimal digits of SHA-256 over every file of the project's packages, by name and content."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        for name, file in _files(resources.files(package), package):
-            content = file.read_bytes()
-            digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
-
-
-def folder_hash(folder: Path) -> str:
-    """Return the same digits over the Python files of a folder, those of somebody's own pairs and models."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
-        content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
-
-
-def _files(folder: Traversable, name: str) -> Iterator[tuple[str, Traversable]]:
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        place = f"{name}/{entry.name}"
-        if entry.is_dir() and entry.name != "__pycache__":
-            yield from _files(entry, place)
-        elif entry.is_file():
-            yield place, entry
 
 
 @dataclass(frozen=True)

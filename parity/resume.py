@@ -18,13 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 from parity.accuracy import Assessment
 from parity.cases import Case
 from parity.errors import ConfigError, ResumeError
+from parity.files import JOURNAL
 from parity.journal import Journal, JournalKind, header_of, open_journal
 from parity.results import Failure, Row
 
 FORMAT: Final = 1
-JOURNAL: Final = ".parity-run.jsonl"
-"""Name of the journal in a report's folder."""
-
 Part = tuple[str, str, Any]
 """Component, name of the part, and what it found, as JSON knows it."""
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from parity.accuracy import Stratum
 from parity.errors import GateError, NothingToJudgeError
+from parity.files import JOURNAL
 from parity.gate.drift import Bits, Group
 from parity.gate.records import read_object, require_schema
 from parity.report.tables import SCHEMA
 from parity.report.write import SUMMARY
-from parity.resume import JOURNAL
 from parity.spec.precision import RUNGS
 
 AGAIN: Final = "run `parity run` again"

@@ -27,8 +27,8 @@ from parity.accuracy import Ratio, Stratum, judge_ratios, skipped_stratum
 from parity.calibrate import Calibration, CalibrationRun, StratumFigures, calibrate_seed
 from parity.calibrate_command import CalibrationPlan, run_calibration
 from parity.calibration_log import header_of, open_log
+from parity.code import code_hash
 from parity.errors import CalibrationError, OutputError
-from parity.journal import code_hash
 from parity.spec.profile import CANONICAL, load_profile
 from parity.suites import select
 
@@ -343,7 +343,7 @@ def test_any_changed_file_of_the_packages_changes_the_hash(tmp_path: Path, monke
     source = tmp_path / "package" / "inner"
     source.mkdir(parents=True)
     (source / "module.py").write_text("1", encoding="utf-8")
-    monkeypatch.setattr("parity.journal.resources.files", lambda _: tmp_path / "package")
+    monkeypatch.setattr("parity.code.resources.files", lambda _: tmp_path / "package")
     hashes = [code_hash()]
     (source / "__pycache__").mkdir()
     (source / "__pycache__" / "module.pyc").write_text("x", encoding="utf-8")
