@@ -150,7 +150,7 @@ SITUATIONS = (
         0,
         "allowed by the ledger",
         run_and(
-            lambda place: allowed(place, "drift", 1.0, *F32), seed=7, drift=0.5, only=lambda s: s.component == "conv"
+            lambda place: allowed(place, "drift", 1.0, *F32), seed=7, drift=0.35, only=lambda s: s.component == "conv"
         ),
     ),
     Situation(
@@ -297,7 +297,7 @@ SITUATIONS = (
     Situation(
         "half a layers.csv",
         2,
-        "incomplete",
+        "unreadable",
         run_and(lambda place: (place.run / "layers.csv").write_bytes((place.run / "layers.csv").read_bytes()[:-40])),
     ),
     Situation("no baseline", 2, "does not exist", gone("baseline.json")),

@@ -33,17 +33,22 @@ TENTH = math.log2(1.1)
 
 
 def measured(factor: str) -> dict[int, dict[Stratum, list[float]]]:
-    """r of the FFT convolution's strata at f32, by seed, as measured with the port's error times `factor`."""
+    """r of the FFT convolution's strata at f32, by seed, as measured with the port's error times `factor`.
+
+    Where the file keeps the mean alone, it stands for each case: tests of one run depend on nothing else.
+    """
     runs: dict[int, dict[Stratum, list[float]]] = defaultdict(dict)
     with RATIOS.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["factor"] == factor:
                 stratum = Stratum("fftconv", "canonical", "f32", row["length_class"], row["family"])
-                runs[int(row["seed"])][stratum] = [float(value) for value in row["bits"].split()]
+                runs[int(row["seed"])][stratum] = [float(value) for value in row["bits"].split()] or [
+                    float(row["mean"])
+                ] * int(row["cases"])
     return runs
 
 
-def tests_of(accepted: Accepted, sample: Sample) -> list[Drift]:
+def drifts_of(accepted: Accepted, sample: Sample) -> list[Drift]:
     found = [stratum_drift(accepted, each, sample[each.stratum]) for each in accepted.strata]
     return found + [group_drift(accepted, each, sample) for each in accepted.groups]
 
@@ -53,7 +58,7 @@ def test_two_hundred_runs_with_other_seeds_are_not_accused() -> None:
     accepted = pool([clean[seed] for seed in SEEDS])
     others = [seed for seed in clean if seed not in SEEDS]
     assert len(others) >= 200
-    assert [seed for seed in others if any(drift.grew for drift in tests_of(accepted, clean[seed]))] == []
+    assert [seed for seed in others if any(drift.grew for drift in drifts_of(accepted, clean[seed]))] == []
 
 
 def test_the_computed_probability_of_a_false_alarm_is_small() -> None:
@@ -61,7 +66,7 @@ def test_the_computed_probability_of_a_false_alarm_is_small() -> None:
     accepted = pool([clean[seed] for seed in SEEDS])
     values: dict[object, list[Drift]] = defaultdict(list)
     for seed in (seed for seed in clean if seed not in SEEDS):
-        for drift in tests_of(accepted, clean[seed]):
+        for drift in drifts_of(accepted, clean[seed]):
             values[drift.where].append(drift)
     alarm = 0.0
     for drifts in values.values():
@@ -76,7 +81,7 @@ def test_a_planted_drift_of_ten_per_cent_is_caught_on_the_standard_budget_in_eve
     others = [seed for seed in planted if seed not in SEEDS]
     assert len(others) >= 20
     for seed in others:
-        (group,) = (drift for drift in tests_of(accepted, planted[seed]) if drift.where == GROUP)
+        (group,) = (drift for drift in drifts_of(accepted, planted[seed]) if drift.where == GROUP)
         assert group.grew, seed
         assert abs(group.drift - TENTH) < 4 * group.error
 
@@ -118,7 +123,7 @@ def test_the_false_alarm_of_a_group_is_as_stated_whatever_the_correlation(correl
         (group,) = accepted.groups
         scores += [group_drift(accepted, group, sample()).significance for _ in range(20)]
     # A quarter of the variance is that of the baseline, which twenty runs share.
-    assert np.std(scores) == pytest.approx(1.0, abs=0.15)
+    assert np.std(scores) == pytest.approx(1.05, abs=0.15)
 
 
 def test_a_drift_as_large_as_the_margin_passes_as_rarely_as_stated() -> None:
@@ -137,7 +142,7 @@ def test_a_drift_as_large_as_the_margin_passes_as_rarely_as_stated() -> None:
 
 def test_an_improvement_is_seen_by_the_same_measure() -> None:
     accepted = pool([{s: bits_of(s, seed) for s in STRATA} for seed in SEEDS])
-    found = tests_of(accepted, {s: bits_of(s, 9, -1.0) for s in STRATA})
+    found = drifts_of(accepted, {s: bits_of(s, 9, -1.0) for s in STRATA})
     assert any(drift.shrank for drift in found)
     assert not any(drift.grew for drift in found)
 
@@ -146,7 +151,7 @@ def test_an_infinite_ratio_is_a_drift_and_nothing_to_accept() -> None:
     sample = {STRATA[0]: bits_of(STRATA[0], 0)}
     accepted = pool([sample])
     broken = {STRATA[0]: [math.inf, *sample[STRATA[0]][1:]]}
-    assert all(drift.grew for drift in tests_of(accepted, broken))
+    assert all(drift.grew for drift in drifts_of(accepted, broken))
     with pytest.raises(ValueError, match="infinite"):
         pool([broken])
 

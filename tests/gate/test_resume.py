@@ -102,9 +102,9 @@ def test_finished_cases_and_strata_are_not_run_again(monkeypatch: pytest.MonkeyP
 
 
 def test_a_failing_run_resumes_with_its_failures_and_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = next(fault for fault in PLANTED_FAULTS if fault.component == "blockdiag_linear")
+    fault = next(fault for fault in PLANTED_FAULTS if fault.component == "mlp")
     fault.plant(monkeypatch)
-    given = (*ARGUMENTS, "--seed", "5")
+    given = ("run", "mlp", *ARGUMENTS[2:], "--seed", "5")
     assert invoke(*given, "--out", "whole").status == 1
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "assess_class", interrupt)
@@ -123,7 +123,7 @@ def interrupt(*_: Any) -> Any:
 REFUSALS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], object], str]] = {
     "another seed": (("--seed", "6"), lambda header: None, "seed was 5, is 6"),
     "another budget": (("--seed", "5", "--budget", "standard"), lambda header: None, "budget was quick, is standard"),
-    "another rung": (("--seed", "5", "--rung", "f32"), lambda header: None, "rungs was"),
+    "another rung": (("--seed", "5", "--rung", "bf16"), lambda header: None, "rungs was"),
     "another profile": (("--seed", "5", "--profile", "mlx_stable"), lambda header: None, "profiles was"),
     "other code": (("--seed", "5"), lambda header: header.update(code="0"), "code was 0"),
     "another environment": (("--seed", "5"), lambda header: header.update(fingerprint="0"), "fingerprint was 0"),
