@@ -2,9 +2,9 @@
 
     python killed_runs.py FOLDER KILLS SEED
 
-Runs once undisturbed into FOLDER/whole and times it. Then runs into FOLDER/killed with SIGKILL at a random moment, KILLS
-times; each run goes on with what the one before left, if it left a journal. At last it lets one finish. Prints, as JSON,
-what lay in the folder after every kill.
+Runs once undisturbed into FOLDER/whole and times it. Then runs into FOLDER/killed with SIGKILL at a random moment,
+KILLS times; each run goes on with what the one before left, if it left a journal. At last it lets one finish. Writes
+to standard output, as JSON, what lay in the folder after every kill.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import parity.cli
 import parity.run
-import parity.suites.m2_bert_alternatives  # noqa: F401 - imported once, for all forks
+import parity.suites.m2_bert_alternatives
 from parity.files import JOURNAL
 
 ARGUMENTS = ["run", "blockdiag_linear", "monarch_multiply", "--profile", "canonical", "--rung", "f64,f32"]
@@ -34,7 +34,7 @@ def start(folder: Path, resume: bool) -> int:
     os.chdir(folder.parent)
     arguments = [*ARGUMENTS, "--budget", "quick", "--seed", "3", "--out", "run"]
     sys.argv = ["parity", *arguments]
-    with open(os.devnull, "w") as nothing:
+    with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
     try:
         parity.cli.app([*arguments, *(["--resume"] if resume else [])])
@@ -73,7 +73,8 @@ def main(folder: Path, kills: int, seed: int) -> None:
         if "summary.json" in states[-1]["files"]:
             shutil.rmtree(killed)
     _, status = os.waitpid(start(killed, True), 0)
-    print(json.dumps({"status": status, "states": states, "whole": contents(whole), "killed": contents(killed)}))
+    found = {"status": status, "states": states, "whole": contents(whole), "killed": contents(killed)}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 from gate_pieces import MARGIN, Place, accepted_place, failing, results, write
+from harness_pieces import invoke
 from situations import F32
 
+from parity.accuracy import Stratum
+from parity.cases import STRATUM_FAMILIES
 from parity.ledger import read_ledger
+from parity.suites import PAIRS
+from parity.tolerance import constant
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +40,6 @@ def test_a_proposal_is_applied_by_the_command_and_the_gate_still_passes(place: P
     write(place.run, results(7, drift=0.5, only=lambda s: s.component == "conv"))
     assert place.allow("drift", 5.0, *F32).status == 0
     assert "proposal: tighten drift 5 bits" in place.gate().stdout
-    from harness_pieces import invoke
-
     write(place.run, results(7))
     outcome = invoke("baseline", "tighten", str(place.run), *place.files)
     assert outcome.status == 0, outcome.stderr
@@ -46,8 +51,6 @@ def test_a_proposal_is_applied_by_the_command_and_the_gate_still_passes(place: P
 
 
 def test_tightening_reads_nothing_off_a_run_that_does_not_pass(place: Place) -> None:
-    from harness_pieces import invoke
-
     write(place.run, failing(results()))
     before = bytes_of(place)
     outcome = invoke("baseline", "tighten", str(place.run), *place.files)
@@ -116,7 +119,9 @@ def test_an_entry_that_is_none_is_refused(options: tuple[str, ...], word: str, p
     outcome = place.allow("margin", MARGIN, *options[:0])
     assert outcome.status == 0
     before = bytes_of(place)
-    outcome = place.allow("drift", 1.0 if "--bits" not in options else 0.0, *(options if "--bits" not in options else ()))
+    outcome = place.allow(
+        "drift", 1.0 if "--bits" not in options else 0.0, *(options if "--bits" not in options else ())
+    )
     assert outcome.status == 2
     assert word in outcome.stderr
     assert bytes_of(place) == before
@@ -137,10 +142,24 @@ def test_the_decision_is_json_and_markdown_too(place: Place) -> None:
 
 
 def test_the_baseline_is_shown_with_what_it_resolves(place: Place) -> None:
-    from harness_pieces import invoke
-
     outcome = invoke("baseline", "show", *place.files)
     assert outcome.status == 0
     assert "conv canonical f32: margin 0." in outcome.stdout
     assert "% of the error" in outcome.stdout
     assert "Ada" in outcome.stdout
+
+
+def test_the_projects_ledger_answers_for_every_margin_that_departs_from_the_standard() -> None:
+    entries = read_ledger(ROOT / "reports" / "ledger.json").of("margin")
+    answered = set()
+    for pair in PAIRS:
+        for sizes in pair.strata:
+            for rung in ("f32", "bf16", "f16"):
+                for family in STRATUM_FAMILIES:
+                    stratum = Stratum(pair.name, "canonical", rung, sizes.name, family)
+                    margin = constant(sizes.margin(rung, family))
+                    covering = [entry for entry in entries if entry.covers(stratum)]
+                    if margin > constant("margin"):
+                        assert [entry.bits for entry in covering] == [margin], stratum
+                        answered.update(entry.title for entry in covering)
+    assert answered == {entry.title for entry in entries}
