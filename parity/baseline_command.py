@@ -164,10 +164,10 @@ def _accept(
 ) -> int:
     from parity.code import code_hash
     from parity.gate.baseline import Baseline, record_of, with_environment, write_baseline
+    from parity.gate.ledger import Entry, write_ledger
     from parity.gate.provenance import revision
     from parity.gate.runs import read_run
     from parity.history import append_runs
-    from parity.ledger import Entry, write_ledger
 
     fields = signature.fields()
     runs = [read_run(folder) for folder in folders]
@@ -189,8 +189,8 @@ def _accept(
 
 def _show(baseline: Path, ledger: Path, as_json: bool) -> int:
     from parity.gate.baseline import read_baseline
+    from parity.gate.ledger import read_ledger
     from parity.gate.render import baseline_lines, ledger_table
-    from parity.ledger import read_ledger
 
     accepted, entries = read_baseline(baseline), read_ledger(ledger)
     if as_json:
@@ -209,7 +209,7 @@ def _show(baseline: Path, ledger: Path, as_json: bool) -> int:
 def _allow(kind: str, where: dict[str, str], bits: float, signature: _Signature, ledger: Path) -> int:
     from pydantic import ValidationError
 
-    from parity.ledger import Entry, write_ledger
+    from parity.gate.ledger import Entry, write_ledger
 
     try:
         entry = Entry(kind=kind, bits=bits, **where, **signature.fields())  # type: ignore[arg-type]
@@ -224,8 +224,8 @@ def _tighten(folder: Path, baseline: Path, ledger: Path) -> int:
     from parity.code import code_hash
     from parity.gate.baseline import read_baseline
     from parity.gate.decide import Today, decide
+    from parity.gate.ledger import read_ledger, tightened, write_ledger
     from parity.gate.runs import read_run
-    from parity.ledger import read_ledger, tightened, write_ledger
 
     run, today, known = read_run(folder), datetime.date.today(), read_ledger(ledger)
     decision = decide(run, read_baseline(baseline), known, Today(today, code_hash(), run.own))
@@ -251,6 +251,6 @@ def _baseline(path: Path) -> Any:
 
 
 def _entries(path: Path) -> list[Any]:
-    from parity.ledger import read_ledger
+    from parity.gate.ledger import read_ledger
 
     return list(read_ledger(path).entries) if path.exists() else []

@@ -57,9 +57,9 @@ def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, markdown:
     from parity.files import write_whole
     from parity.gate.baseline import read_baseline
     from parity.gate.decide import Today, decide
+    from parity.gate.ledger import read_ledger
     from parity.gate.render import decision_document, decision_lines, decision_markdown
     from parity.gate.runs import read_run
-    from parity.ledger import read_ledger
 
     try:
         run = read_run(folder)

@@ -12,8 +12,8 @@ from parity.cases import STRATUM_FAMILIES
 from parity.gate.baseline import Baseline
 from parity.gate.drift import Accepted, Drift, stratum_drift, stratum_margin
 from parity.gate.findings import Finding
+from parity.gate.ledger import ANY, STEP, Entry, Ledger, Proposal
 from parity.gate.runs import Run, RunStratum
-from parity.ledger import ANY, STEP, Entry, Ledger, Proposal
 from parity.spec.precision import RUNGS
 from parity.spec.profile import profile_names
 from parity.tolerance import constant

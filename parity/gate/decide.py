@@ -19,8 +19,8 @@ from parity.gate.accounts import account_findings, proposals
 from parity.gate.baseline import Baseline, EnvironmentRecord, RungRecord
 from parity.gate.drift import Accepted, Drift, Group, compared, group_drift, stratum_drift
 from parity.gate.findings import Decision, Finding, Level, ordered
+from parity.gate.ledger import Ledger
 from parity.gate.runs import Run
-from parity.ledger import Ledger
 
 ACCEPT: Final = "`parity baseline accept RUN --reason ...` accepts it"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from parity.gate.drift import Drift
-from parity.ledger import Entry, Proposal
+from parity.gate.ledger import Entry, Proposal
 
 Level = Literal["drift", "nothing", "warning", "note"]
 """Drift stops with status 1; nothing to judge with 3; the others do not stop."""

@@ -11,7 +11,7 @@ from parity.accuracy import Stratum
 from parity.gate.baseline import Baseline
 from parity.gate.drift import Drift, group_margin, stratum_margin
 from parity.gate.findings import TITLES, Decision
-from parity.ledger import Entry
+from parity.gate.ledger import Entry
 from parity.plain import one_line
 
 GATE_SCHEMA: Final = 1

@@ -14,7 +14,7 @@ from situations import F32
 
 from parity.accuracy import Stratum
 from parity.cases import STRATUM_FAMILIES
-from parity.ledger import read_ledger
+from parity.gate.ledger import read_ledger
 from parity.suites import PAIRS
 from parity.tolerance import constant
 

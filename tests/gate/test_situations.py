@@ -47,6 +47,6 @@ def test_every_refusal_has_words_of_its_own(tmp_path: Path) -> None:
 
 def test_the_table_in_the_documentation_is_the_table_of_the_tests() -> None:
     page = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.+?) \| (\d) \| (.+?) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| (.+?) \| (\d) \| (.+?) \|$", page.partition("## Situations")[2], re.MULTILINE)
     assert rows == [(each.name, str(each.status), each.word) for each in SITUATIONS]
     assert len(rows) >= 25
