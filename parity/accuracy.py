@@ -93,6 +93,7 @@ class Assessment:
         worst_case: The case of the largest r.
         skipped: Why no case could be compared at this rung, if so; it is then neither passed nor failed.
         cases_skipped: How many cases were drawn and not compared, being out of the rung's range.
+        bits: r of every case in the order of their numbers, None for one that was not compared.
     """
 
     stratum: Stratum
@@ -109,6 +110,7 @@ class Assessment:
     worst_case: str
     skipped: str = ""
     cases_skipped: int = 0
+    bits: tuple[float | None, ...] = ()
 
 
 def looks(strata: int) -> tuple[int, ...]:

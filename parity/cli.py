@@ -23,7 +23,10 @@ from rich.console import Console
 
 from parity import (
     attribution_command,
+    baseline_command,
     extremes_command,
+    gate_command,
+    history_command,
     laws_command,
     mutants_command,
     oracle_command,
@@ -100,6 +103,10 @@ def run(
         Path | None,
         typer.Option(help="Folder of the report. Default: reports/latest; with --case, no report is written."),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the unfinished run in the output folder; its seed is the default."),
+    ] = False,
 ) -> None:
     """Compare the port with the reference and with float64 truth, and write a report.
 
@@ -110,10 +117,14 @@ def run(
     * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
     * `parity run my_pairs.py::gated_mlp` a model of your own: docs/pairs.md
 
-    Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure.
+    Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure. A run that was
+    interrupted or killed leaves no report; the same command with --resume goes on with it and gives the same files.
     """
     raise typer.Exit(
-        _guarded(lambda: _run(targets or [], profile, rung, budget, seed, case, out), "no report was written")
+        _guarded(
+            lambda: _run(targets or [], profile, rung, budget, seed, case, out, resume),
+            "no report was written" if case else "no report was written; --resume goes on with what is finished",
+        )
     )
 
 
@@ -257,17 +268,26 @@ def _run(
     seed: int | None,
     case_json: str | None,
     out: Path | None,
+    resume: bool,
 ) -> int:
     interruption = _Interruption()
     profiles = _profiles(profile)
     chosen = seed is not None or case_json is not None
+    folder = out if out is not None or case_json is not None else DEFAULT_OUT
+    if resume:
+        from parity.resume import require_resumable, seed_to_resume
+
+        found = seed_to_resume(require_resumable(None if case_json is not None else folder))
+        seed = found if seed is None else seed
     seed = _seed(seed)
     import torch
 
     from parity.cases import Case
     from parity.environment import collect, warm_up
+    from parity.journal import common_header, own_code
     from parity.report import layers_csv, prepare_folder, render_markdown, summary_json, write_report
     from parity.results import Results
+    from parity.resume import progress_of
     from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
@@ -283,7 +303,6 @@ def _run(
         require_buildable(pairs[0], given)
     for pair in (pair for pair in pairs if pair.target):
         require_weights(pair, seed, cases)
-    folder = out if out is not None or cases else DEFAULT_OUT
     if folder is not None:
         prepare_folder(folder)
     plan = Plan(
@@ -296,34 +315,47 @@ def _run(
         spelling=_spelling(profiles),
         explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
     )
+    header = common_header(pairs, list(profiles.values()))
     meta = {
         "budget": budget.value,
         "seed": seed,
-        "command": sys.argv[1:],
+        "command": [word for word in sys.argv[1:] if word != "--resume"],
         "environment": _flat(collect().to_dict()),
         "fingerprint": collect().key(),
+        "code": header["code"],
+        "own": own_code(pairs),
+    }
+    header |= {
+        "fingerprint": meta["fingerprint"],
+        "seed": seed,
+        "budget": budget.value,
+        "rungs": list(plan.rungs),
+        "targets": [pair.spelling for pair in pairs],
+        "spelling": dict(plan.spelling),
     }
     if not chosen:
         sys.stderr.write(f"parity: seed {seed}\n")
-    with progress_bar() as progress:
-        total = sum(len(plan_cases(plan, pair)) for pair in pairs)
-        task = progress.add_task("starting", total=total)
+    with progress_of(None if cases else folder, header, resume) as finished:
+        with progress_bar() as progress:
+            total = sum(len(plan_cases(plan, pair)) for pair in pairs)
+            task = progress.add_task("starting", total=total)
 
-        def on_case(name: str) -> None:
-            progress.update(task, advance=1, description=name)
+            def on_case(name: str) -> None:
+                progress.update(task, advance=1, description=name)
 
-        results = execute(plan, Results(meta), on_case, interruption.check)
-        interruption.check()
-    if folder is not None:
-        write_report(
-            folder,
-            {
-                "layers.csv": layers_csv(results),
-                "report.md": render_markdown(results),
-                "summary.json": summary_json(results),
-            },
-            results.bundles,
-        )
+            results = execute(plan, Results(meta), on_case, interruption.check, finished)
+            interruption.check()
+        if folder is not None:
+            write_report(
+                folder,
+                {
+                    "layers.csv": layers_csv(results),
+                    "report.md": render_markdown(results),
+                    "summary.json": summary_json(results),
+                },
+                results.bundles,
+            )
+        finished.discard()
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code
 
@@ -558,6 +590,9 @@ extremes_command.register(app, _guarded)
 trace_command.register(app, _guarded)
 zoo_command.register(app, _guarded)
 mutants_command.register(app, _guarded)
+baseline_command.register(app, _guarded)
+gate_command.register(app, _guarded)
+history_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()

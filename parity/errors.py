@@ -9,7 +9,11 @@ ParityError                 every mistake that the command line answers with one
 ├── TargetError             a target that no suite knows, or a file or module that holds no pair
 ├── GoldenError             a golden file that cannot be read or understood
 ├── OutputError             a report folder that cannot be written
-├── CalibrationError        a calibration's log of other code or arguments, or one that cannot be read
+├── JournalError            a journal of finished work that is of other code or arguments, or cannot be read
+│   ├── CalibrationError    that of a calibration
+│   └── ResumeError         that of a run
+├── GateError               a run, a baseline, a ledger or a history that cannot be read or understood
+│   └── NothingToJudgeError one that can be read, and holds nothing to compare
 ├── WorkerError             a worker process that ended by itself
 ├── PairingError            a rename that leads nowhere, or modules described in contradiction
 ├── ReplayError             a bundle that cannot be read, was changed, or cannot be run again
@@ -57,8 +61,24 @@ class OutputError(ParityError):
     """A report cannot be written where it was asked for."""
 
 
-class CalibrationError(ParityError):
+class JournalError(ParityError):
+    """A journal of finished work cannot be read, or belongs to other work."""
+
+
+class CalibrationError(JournalError):
     """The log of a calibration cannot be read, or belongs to another calibration."""
+
+
+class ResumeError(JournalError):
+    """The journal of a run cannot be read, or belongs to another run."""
+
+
+class GateError(ParityError):
+    """A run, a baseline, a ledger or a history cannot be read, or is not what it says."""
+
+
+class NothingToJudgeError(GateError):
+    """A run or a baseline can be read, and holds nothing that could be compared."""
 
 
 class WorkerError(ParityError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Final
 
 
 def plain(value: Any) -> Any:
@@ -24,3 +24,13 @@ def plain(value: Any) -> Any:
 def json_text(value: Any, sort_keys: bool = False) -> str:
     """Return `value` as indented JSON that ends with a newline."""
     return json.dumps(plain(value), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
+
+
+LONGEST_NAME: Final = 1000
+"""Characters of a text that a line shows."""
+
+
+def one_line(text: object) -> str:
+    """Return `text` on one line, what is no printable character spelt out, and cut where it is very long."""
+    line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
+    return line if len(line) <= LONGEST_NAME else f"{line[:LONGEST_NAME]}... ({len(line)} characters)"

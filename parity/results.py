@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -154,12 +155,29 @@ class Fidelity:
     rel_l2: float
 
 
+@dataclass(frozen=True)
+class Digest:
+    """What the port gave in all cases of a component under one profile at one rung, as short hashes.
+
+    Args:
+        component, profile, rung: Where.
+        cases: Hash of the cases: equal where the same questions were put.
+        tensors: Hash of the values of each tensor over all cases, in order of execution: equal for equal bits.
+    """
+
+    component: str
+    profile: str
+    rung: str
+    cases: str
+    tensors: Mapping[str, str]
+
+
 @dataclass
 class Results:
     """Everything a run found.
 
-    `meta` says what was asked for, `bundles` holds those of the failures, by their path, and `unpaired` the
-    intermediates that were compared with nothing, with the reason, by component.
+    `meta` says what was asked for, `bundles` holds those of the failures, by their path, `unpaired` the intermediates
+    that were compared with nothing, with the reason, by component, and `digests` what the port gave, bit for bit.
     """
 
     meta: dict[str, Any]
@@ -170,6 +188,7 @@ class Results:
     assessments: list[Assessment] = field(default_factory=list)
     bundles: dict[str, bytes] = field(default_factory=dict)
     unpaired: dict[str, dict[str, str]] = field(default_factory=dict)
+    digests: list[Digest] = field(default_factory=list)
 
     @property
     def compared(self) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
 from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
+from parity.digests import RunningDigest
 from parity.errors import CaseError, NotImplementedYetError, WeightsError
 from parity.examine import Bench, Examination, Modules, classify_tensor, examine, fidelity, first_bad
 from parity.gradient_run import GradientRun
@@ -18,10 +20,22 @@ from parity.pairs import Pair
 from parity.replay.files import BUNDLES
 from parity.replay.pack import pack
 from parity.results import Failure, Fidelity, Results, Row, Skip
+from parity.resume import (
+    Found,
+    NoProgress,
+    Progress,
+    changes,
+    pack_assessments,
+    pack_found,
+    restore,
+    snapshot,
+    unpack_assessments,
+    unpack_found,
+)
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
 from parity.special_values import ask_pair
-from parity.strata import StrataPlan, assess_pair
+from parity.strata import StrataPlan, assess_class
 
 
 @dataclass(frozen=True)
@@ -155,11 +169,16 @@ def require_weights(pair: Pair, seed: int, cases: Sequence[Case] = ()) -> None:
 
 
 def execute(
-    plan: Plan, results: Results, on_case: Callable[[str], object] = str, check: Callable[[], object] = bool
+    plan: Plan,
+    results: Results,
+    on_case: Callable[[str], object] = str,
+    check: Callable[[], object] = bool,
+    progress: Progress | None = None,
 ) -> Results:
     """Run the plan into `results`.
 
     `on_case` is called after every case, with its component; `check` before every examination: it may raise to stop.
+    What `progress` has is not run again, and what is finished is kept there.
     """
     built = []
     for profile in plan.profiles:
@@ -170,7 +189,7 @@ def execute(
         else:
             built.append(profile)
     for pair in plan.pairs if built else ():
-        _PairRun(plan, pair, built, check).execute(results, on_case)
+        _PairRun(plan, pair, built, check, progress or NoProgress()).execute(results, on_case)
     return results
 
 
@@ -189,8 +208,15 @@ NO_CASE: Final = "the pair has no case at all: neither a corpus nor drawn ones"
 class _PairRun:
     """All cases of one pair under the built profiles."""
 
-    def __init__(self, plan: Plan, pair: Pair, profiles: Sequence[HyperProfile], check: Callable[[], object]) -> None:
-        self.plan, self.pair, self.profiles, self.check = plan, pair, profiles, check
+    def __init__(
+        self,
+        plan: Plan,
+        pair: Pair,
+        profiles: Sequence[HyperProfile],
+        check: Callable[[], object],
+        progress: Progress,
+    ) -> None:
+        self.plan, self.pair, self.profiles, self.check, self.progress = plan, pair, profiles, check, progress
         self.rungs = [rung for rung in RUNGS if rung in plan.rungs and rung in pair.only_rungs]
         self.cases = plan_cases(plan, pair)
         self.rows: dict[tuple[str, str, str], Row] = {}
@@ -201,29 +227,51 @@ class _PairRun:
         self.distances: dict[str, float] = {}
         self.bundles: dict[str, bytes] = {}
         self.unpaired: dict[str, str] = {}
+        self.digests: dict[tuple[str, str], RunningDigest] = defaultdict(RunningDigest)
+        self.aimed: list[Case] = []
+
+    @property
+    def component(self) -> str:
+        return self.pair.name
+
+    @property
+    def asked(self) -> list[Case]:
+        return [*self.cases, *self.aimed]
 
     def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
-        for case in self.cases:
-            self._run_case(case)
+        for number, case in enumerate(self.cases):
+            self._finish_case(number, case)
             on_case(self.pair.name)
-        for case in self._aim():
-            self._run_case(case)
-        gradients = GradientRun(self.pair, self.profiles, self.rungs, self.plan.command, self.check)
-        gradients.run(self._differentiated(), set(self.failing))
-        results.rows += self._sorted(self.rows | gradients.rows_behind(self.rows.values()))
+        self.aimed = self._finish_aim()
+        for number, case in enumerate(self.aimed, len(self.cases)):
+            self._finish_case(number, case)
+        gradients = self._finish("gradients", self._differentiate)
+        results.rows += self._sorted([*self.rows.values(), *gradients.rows])
+        results.digests += [
+            digest.digest(self.pair.name, profile, rung) for (profile, rung), digest in self.digests.items()
+        ]
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
-        results.failures += self._failures()
-        results.failures += gradients.failures()
-        results.skips += gradients.skips
-        self.unpaired |= gradients.unpaired
-        self._ask_special(results)
+        self._add(results, self._finish("failures", lambda: Found(failures=self._failures())), gradients)
+        self._add(results, self._finish("special", self._ask_special))
         assessments = list(self._assess())
         results.assessments += assessments
-        results.failures += [self._inferior(assessment) for assessment in assessments if not assessment.passed]
+        inferior = [assessment for assessment in assessments if not assessment.passed]
+        self._add(results, self._finish("inferior", lambda: Found(failures=list(map(self._inferior, inferior)))))
         results.bundles |= self.bundles
         if self.unpaired:
             results.unpaired[self.pair.name] = self.unpaired
+
+    def _differentiate(self) -> Found:
+        """Judge the gradients; their rows stand behind those of the forward pass."""
+        gradients = GradientRun(self.pair, self.profiles, self.rungs, self.plan.command, self.check)
+        gradients.run(self._differentiated(), set(self.failing))
+        return Found(
+            rows=list(gradients.rows_behind(self.rows.values()).values()),
+            failures=gradients.failures(),
+            skips=gradients.skips,
+            unpaired=gradients.unpaired,
+        )
 
     def _differentiated(self) -> list[Case]:
         """The cases whose gradients are judged: those that were named, else the corpus, else the first drawn ones."""
@@ -232,6 +280,44 @@ class _PairRun:
         corpus = set(corpus_cases(self.pair, self.plan.seed))
         found = [case for case in self.cases if case in corpus] or self.cases[:DRAWN_GRADIENTS]
         return found[: BUDGETS[self.plan.budget].differentiated]
+
+    def _finish_case(self, number: int, case: Case) -> None:
+        """Run a case, or take what it found from the progress."""
+        name = f"case {number}"
+        kept = self.progress.found(self.pair.name, name)
+        if kept is not None:
+            restore(self, kept)
+            return
+        before = snapshot(self)
+        self._run_case(case)
+        self.progress.keep(self.pair.name, name, changes(self, before))
+
+    def _finish_aim(self) -> list[Case]:
+        kept = self.progress.found(self.pair.name, "aim")
+        if kept is not None:
+            return [Case.from_json(self.pair.name, text) for text in kept]
+        aimed = self._aim()
+        self.progress.keep(self.pair.name, "aim", [case.to_json() for case in aimed])
+        return aimed
+
+    def _finish(self, name: str, find: Callable[[], Found]) -> Found:
+        """Take a step over all cases, with the bundles that it packs, or what it found from the progress."""
+        kept = self.progress.found(self.pair.name, name)
+        if kept is not None:
+            found, bundles = unpack_found(kept)
+            self.bundles |= bundles
+            return found
+        before = set(self.bundles)
+        found = find()
+        packed = {path: data for path, data in self.bundles.items() if path not in before}
+        self.progress.keep(self.pair.name, name, pack_found(found, packed))
+        return found
+
+    def _add(self, results: Results, *steps: Found) -> None:
+        for found in steps:
+            results.failures += found.failures
+            results.skips += found.skips
+            self.unpaired |= found.unpaired
 
     def _aim(self) -> list[Case]:
         """Look for a case that comes near its allowance, under the first profile and at f32 where that is asked for.
@@ -263,30 +349,41 @@ class _PairRun:
         if not self.plan.cases:
             families = BUDGETS[self.plan.budget].families
             plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
-            yield from assess_pair(plan, self.check)
+            for number, sizes in enumerate(self.pair.strata):
+                name = f"strata {number}"
+                kept = self.progress.found(self.pair.name, name)
+                if kept is None:
+                    assessments = list(assess_class(plan, sizes, self.check))
+                    self.progress.keep(self.pair.name, name, pack_assessments(assessments))
+                else:
+                    assessments = unpack_assessments(kept)
+                yield from assessments
 
-    def _ask_special(self, results: Results) -> None:
+    def _ask_special(self) -> Found:
         """Ask somebody's own pair at f64 what becomes of NaN and infinities, where numbers show no failure.
 
         Components answer for their primitives, to `parity extremes`.
         """
         if not self.pair.target or self.plan.cases or "f64" not in self.rungs:
-            return
+            return Found()
+        failures: list[Failure] = []
+        skips: list[Skip] = []
         for profile in self.profiles if self.pair.reads_profile else self.profiles[:1]:
             if self.pair.finite_only:
                 why = f"NaN and infinities are not asked for: {self.pair.finite_only}"
-                results.skips.append(Skip(self.pair.name, profile.name, "f64", why, cases=1))
+                skips.append(Skip(self.pair.name, profile.name, "f64", why, cases=1))
             elif (profile.name, "f64") not in self.failing:
-                results.failures += self._misplaced(profile, results)
+                failures += self._misplaced(profile, skips)
+        return Found(failures=failures, skips=skips)
 
-    def _misplaced(self, profile: HyperProfile, results: Results) -> Iterator[Failure]:
+    def _misplaced(self, profile: HyperProfile, skips: list[Skip]) -> Iterator[Failure]:
         answers = []
         try:
             for answer in ask_pair(self.pair, profile, RUNGS["f64"], self.plan.seed):
                 self.check()
                 answers.append(answer)
         except CaseError as error:  # the reference refuses such numbers: there is nothing to compare with
-            results.skips.append(Skip(self.pair.name, profile.name, "f64", f"NaN and infinities: {error}", cases=1))
+            skips.append(Skip(self.pair.name, profile.name, "f64", f"NaN and infinities: {error}", cases=1))
         wrong = [answer for answer in answers if answer.differs]
         if wrong:
             name, words = next(iter(wrong[0].differs.items()))
@@ -375,6 +472,7 @@ class _PairRun:
             self.case_skips[key] = self.case_skips.get(key, 0) + 1
             return
         self.counts[profile.name, rung] = self.counts.get((profile.name, rung), 0) + 1
+        self.digests[profile.name, rung].add(case, examination.judgements, examination.port)
         self.unpaired |= examination.unpaired
         for order, (name, judgement) in enumerate(examination.judgements.items()):
             row = self.rows.setdefault(
@@ -397,11 +495,11 @@ class _PairRun:
             if place not in self.worst or ratio > self.worst[place][0]:
                 self.worst[place] = ratio, case
 
-    def _sorted(self, rows: Mapping[tuple[str, str, str], Row]) -> list[Row]:
+    def _sorted(self, rows: Iterable[Row]) -> list[Row]:
         places = [profile.name for profile in self.profiles]
         rungs = [str(rung) for rung in RUNGS]
         return sorted(
-            rows.values(),
+            rows,
             key=lambda row: (places.index(row.profile), rungs.index(row.rung), row.order, row.tensor),
         )
 

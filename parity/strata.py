@@ -7,7 +7,7 @@ port does to the last bits of a weight is seen; for the sixteen-bit rungs they a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from parity.accuracy import Assessment, Ratio, Stratum, judge_ratios, looks, settled, skipped_stratum
@@ -68,22 +68,26 @@ class StrataPlan:
 
 def assess_pair(plan: StrataPlan, check: Callable[[], object] = bool) -> Iterator[Assessment]:
     """Yield the assessment of every stratum of the plan; `check` is called before every case and may raise to stop."""
-    for sizes in plan.pair.strata if plan.coarse_rungs else ():
-        families = plan.families_of(sizes)
-        if not families:
-            yield from _left_out(plan, sizes)
-            continue
-        found: dict[Key, Assessment] = {}
-        for ladder in dict.fromkeys(LADDERS[rung] for rung in plan.coarse_rungs):
-            rungs = [rung for rung in plan.coarse_rungs if LADDERS[rung] == ladder]
-            keys = [(family, profile, rung) for family in families for profile in plan.profiles for rung in rungs]
-            found |= _Group(plan, sizes, ladder, keys, check).assess()
-        yield from (
-            found[family, profile, rung]
-            for family in families
-            for profile in plan.profiles
-            for rung in plan.coarse_rungs
-        )
+    for sizes in plan.pair.strata:
+        yield from assess_class(plan, sizes, check)
+
+
+def assess_class(plan: StrataPlan, sizes: LengthClass, check: Callable[[], object] = bool) -> Iterator[Assessment]:
+    """Yield the assessment of every stratum of one length class; those of another do not depend on it."""
+    if not plan.coarse_rungs:
+        return
+    families = plan.families_of(sizes)
+    if not families:
+        yield from _left_out(plan, sizes)
+        return
+    found: dict[Key, Assessment] = {}
+    for ladder in dict.fromkeys(LADDERS[rung] for rung in plan.coarse_rungs):
+        rungs = [rung for rung in plan.coarse_rungs if LADDERS[rung] == ladder]
+        keys = [(family, profile, rung) for family in families for profile in plan.profiles for rung in rungs]
+        found |= _Group(plan, sizes, ladder, keys, check).assess()
+    yield from (
+        found[family, profile, rung] for family in families for profile in plan.profiles for rung in plan.coarse_rungs
+    )
 
 
 def _left_out(plan: StrataPlan, sizes: LengthClass) -> Iterator[Assessment]:
@@ -112,6 +116,7 @@ class _Group:
         self.plan, self.sizes, self.ladder, self.check = plan, sizes, ladder, check
         self.ratios: dict[Key, list[Ratio]] = {key: [] for key in keys}
         self.skipped: dict[Key, list[str]] = {key: [] for key in keys}
+        self.bits: dict[Key, list[float | None]] = {key: [] for key in keys}
         self.modules: dict[Meaning, Modules] = {}
 
     def assess(self) -> dict[Key, Assessment]:
@@ -145,9 +150,12 @@ class _Group:
         reason = out_of_range(bench, RUNGS[rung])
         if reason:
             self.skipped[key].append(reason)
+            self.bits[key].append(None)
         else:
             limit = self._margin(key) + constant("margin_beyond")
-            self.ratios[key].append(accuracy(bench, profile, RUNGS[rung], limit))
+            ratio = accuracy(bench, profile, RUNGS[rung], limit)
+            self.ratios[key].append(ratio)
+            self.bits[key].append(ratio.bits)
 
     def _bench(self, case: Case, profile: HyperProfile, modules: Modules) -> Bench:
         """Only sixteen bits are left by numbers of these sizes; at f32 such a case would fail, and not be skipped."""
@@ -179,6 +187,6 @@ class _Group:
         margin, skipped = self._margin(key), self.skipped[key]
         assessment = judge_ratios(stratum, margin, self.ratios[key], len(skipped))
         if assessment.beyond or len(skipped) <= assessment.cases:
-            return assessment
+            return replace(assessment, bits=tuple(self.bits[key]))
         drawn = len(skipped) + assessment.cases
         return skipped_stratum(stratum, margin, f"most cases are out of range: {skipped[0]}", drawn)

@@ -80,6 +80,32 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "predicted errors within which a case beyond is the reference's luck: 5.4 sigma, Student's t with 64: 1e-6",
         "as `propagated_rms`",
     ),
+    "drift_floor": Constant(
+        0.07,
+        "bits, 5 % of the error, by which a port may grow less accurate than accepted without being stopped, however "
+        "surely that is known",
+        "docs/gate.md: other orders of summation of one library's release move strata by 0.01 to 0.1 bits",
+    ),
+    "drift_alarm": Constant(
+        1e-4,
+        "probability that a run of unchanged code is stopped by any test of its accuracy against accepted runs",
+        "200 runs with other seeds then stay without a false alarm with a probability of 98 %: docs/gate.md",
+    ),
+    "history_alarm": Constant(
+        1e-3,
+        "probability that the history of a component that never changed shows an onset",
+        "a table that a person reads, and no gate: docs/gate.md",
+    ),
+    "tighten_from": Constant(
+        0.5,
+        "bits by which an allowance of the ledger exceeds what is needed before it is proposed to tighten it",
+        "half the standard margin: less is the scatter of an upper bound from run to run",
+    ),
+    "tighten_slack": Constant(
+        0.25,
+        "bits that a tightened allowance leaves above what was needed",
+        "largest scatter seen of a stratum's upper bound over runs: `parity calibrate`, spread / sqrt(6)",
+    ),
     "rounding_plateau": Constant(
         100.0,
         "float64 error over u64 kappa up to which it is rounding",

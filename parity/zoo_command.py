@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.errors import OutputError, TargetError
+from parity.errors import TargetError
+from parity.files import write_whole
 from parity.plain import json_text
 from parity.terminal import progress_bar
 from parity.workers import work
@@ -170,7 +171,4 @@ def _print(rows: Sequence[ZooRow], summary: str) -> None:
 
 
 def _write(path: Path, page: str) -> None:
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; name a file in a folder that exists") from None
+    write_whole(path, page, "choose another with --markdown")

@@ -10,8 +10,8 @@ import pandas as pd
 from parity.plain import json_text
 from parity.results import Results, Row
 
-SCHEMA = 1
-"""Version of both files; it grows when a column changes its meaning."""
+SCHEMA = 2
+"""Version of both files; it grows when a column changes its meaning, or a program needs one that was not there."""
 
 
 def layers_frame(results: Results) -> pd.DataFrame:
@@ -71,6 +71,7 @@ def summary(results: Results) -> dict[str, Any]:
         "skips": [asdict(skip) for skip in results.skips],
         "fidelity": [asdict(distance) for distance in results.fidelity],
         "accuracy": [asdict(assessment) for assessment in results.assessments],
+        "digests": [asdict(digest) for digest in results.digests],
         **results.meta,
     }
 

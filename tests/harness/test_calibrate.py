@@ -26,7 +26,8 @@ from parity import calibrate_command
 from parity.accuracy import Ratio, Stratum, judge_ratios, skipped_stratum
 from parity.calibrate import Calibration, CalibrationRun, StratumFigures, calibrate_seed
 from parity.calibrate_command import CalibrationPlan, run_calibration
-from parity.calibration_log import code_hash, header_of, open_log
+from parity.calibration_log import header_of, open_log
+from parity.code import code_hash
 from parity.errors import CalibrationError, OutputError
 from parity.spec.profile import CANONICAL, load_profile
 from parity.suites import select
@@ -302,7 +303,7 @@ def test_a_full_disk_is_one_line_too(counted: list[int], monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     invoke(*POOLER, "--runs", "1")
-    monkeypatch.setattr("parity.calibration_log._write", full)
+    monkeypatch.setattr("parity.journal._write", full)
     outcome = invoke(*POOLER, "--runs", "3")
     assert (outcome.status, outcome.stderr.count("\n"), counted) == (2, 1, [0, 1])
     assert "'logs/log.jsonl' cannot be written: No space left on device" in outcome.stderr
@@ -342,7 +343,7 @@ def test_any_changed_file_of_the_packages_changes_the_hash(tmp_path: Path, monke
     source = tmp_path / "package" / "inner"
     source.mkdir(parents=True)
     (source / "module.py").write_text("1", encoding="utf-8")
-    monkeypatch.setattr("parity.calibration_log.resources.files", lambda _: tmp_path / "package")
+    monkeypatch.setattr("parity.code.resources.files", lambda _: tmp_path / "package")
     hashes = [code_hash()]
     (source / "__pycache__").mkdir()
     (source / "__pycache__" / "module.pyc").write_text("x", encoding="utf-8")

@@ -15,10 +15,12 @@ from harness_pieces import POOLER_CASE, Finished, clean_environment, invoke, par
 from planted_faults import PLANTED_FAULTS
 
 from parity import cli
+from parity.files import JOURNAL
 from parity.report import REPORT_FILES
 from parity.spec.profile import profile_names
 from parity.suites import PAIRS
 
+UNFINISHED = "no report was written; --resume goes on with what is finished"
 ROOT = Path(__file__).parents[2]
 COMMANDS: tuple[list[str], ...] = ([], ["run"], ["golden"], ["env"], ["float64"], ["calibrate"], ["replay"])
 SMALL = ("run", "pooler", "--rung", "f32", "--budget", "quick")
@@ -355,7 +357,7 @@ INTERRUPTIBLE = (
 )
 
 
-def test_an_interrupted_run_exits_130_and_leaves_the_output_folder_empty(tmp_path: Path) -> None:
+def test_an_interrupted_run_exits_130_and_leaves_what_is_finished_and_no_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, "run", "mlp", "--budget", "thorough", "--seed", "0", "--out", str(out)],
@@ -371,8 +373,8 @@ def test_an_interrupted_run_exits_130_and_leaves_the_output_folder_empty(tmp_pat
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=300)
-    assert (process.returncode, stdout, stderr) == (130, "", "parity: interrupted; no report was written\n")
-    assert list(out.iterdir()) == []
+    assert (process.returncode, stdout, stderr) == (130, "", f"parity: interrupted; {UNFINISHED}\n")
+    assert [path.name for path in out.iterdir()] == [JOURNAL]
 
 
 @pytest.mark.parametrize(
@@ -406,5 +408,5 @@ def test_an_interrupted_run_leaves_no_older_report(tmp_path: Path, monkeypatch: 
     assert invoke(*SMALL, "--out", "out", "--seed", "0").status == 0
     monkeypatch.setattr("parity.run.execute", interrupted)
     outcome = invoke(*SMALL, "--out", "out", "--seed", "1")
-    assert outcome == Finished(130, "", "parity: interrupted; no report was written\n")
+    assert outcome == Finished(130, "", f"parity: interrupted; {UNFINISHED}\n")
     assert "summary.json" not in {path.name for path in (tmp_path / "out").iterdir()}

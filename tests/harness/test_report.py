@@ -118,7 +118,7 @@ def test_another_result_gives_other_bytes() -> None:
 
 @examples
 def test_the_summary_is_strict_json(results: Results) -> None:
-    assert summary_of(results)["schema"] == 1
+    assert summary_of(results)["schema"] == 2
 
 
 def test_strict_json_is_what_the_parser_insists_on() -> None:

@@ -49,14 +49,14 @@ def _what_is_raised_is_swallowed(patch: pytest.MonkeyPatch) -> None:
 def _no_case(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(run, "plan_cases", lambda *_: [])
     patch.setattr(run._PairRun, "_aim", lambda _self: [])
-    patch.setattr(run, "assess_pair", lambda *_: ())
+    patch.setattr(run, "assess_class", lambda *_: ())
 
 
 def _no_drawn_case_and_no_corpus(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(run, "draw_cases", lambda *_: [])
     patch.setattr(run, "corpus_cases", lambda *_: [])
     patch.setattr(run._PairRun, "_aim", lambda _self: [])
-    patch.setattr(run, "assess_pair", lambda *_: ())
+    patch.setattr(run, "assess_class", lambda *_: ())
 
 
 def _loose(*given: Any) -> Allowance:

@@ -1,0 +1,50 @@
+"""What the port gave, bit for bit, as short hashes over all cases: equal hashes of equal cases mean equal bits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from parity.cases import Case
+from parity.results import Digest
+from parity.trace import Trace, TracedTensor
+
+DIGITS: Final = 8
+"""Hexadecimal digits of a hash: two different outcomes agree with a probability of 2^-32."""
+
+
+class RunningDigest:
+    """Chained hashes of the cases and of every tensor of the port, for one profile at one rung."""
+
+    def __init__(self) -> None:
+        self.cases = ""
+        self.tensors: dict[str, str] = {}
+
+    def add(self, case: Case, names: Iterable[str], port: Trace | None) -> None:
+        """Add one case: the tensors called `names`, in their order; a tensor that is missing counts as such."""
+        self.cases = _chained(self.cases, case.to_json().encode())
+        for name in names:
+            found = None if port is None else port.get(name)
+            self.tensors[name] = _chained(self.tensors.get(name, ""), _bytes(found))
+
+    def resume(self, cases: str, tensors: Mapping[str, str]) -> None:
+        """Take the hashes of an earlier process."""
+        self.cases, self.tensors = cases, dict(tensors)
+
+    def digest(self, component: str, profile: str, rung: str) -> Digest:
+        """Return what was gathered."""
+        return Digest(component, profile, rung, self.cases, dict(self.tensors))
+
+
+def _chained(before: str, content: bytes) -> str:
+    return hashlib.sha256(before.encode("ascii") + b"\n" + content).hexdigest()[:DIGITS]
+
+
+def _bytes(tensor: TracedTensor | None) -> bytes:
+    if tensor is None:
+        return b"none"
+    head = f"{tensor.dtype} {tensor.values.shape}\n".encode()
+    return head + np.ascontiguousarray(tensor.values, dtype="<f8").tobytes()

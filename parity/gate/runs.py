@@ -1,0 +1,237 @@
+"""A finished run, as its folder holds it: what the gate needs of `summary.json`, checked against `layers.csv`."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from parity.accuracy import Stratum
+from parity.errors import GateError, NothingToJudgeError
+from parity.files import JOURNAL
+from parity.gate.drift import Bits, Group
+from parity.gate.records import read_object, require_schema
+from parity.report.tables import SCHEMA
+from parity.report.write import SUMMARY
+from parity.spec.precision import RUNGS
+
+AGAIN: Final = "run `parity run` again"
+
+
+@dataclass(frozen=True)
+class RunStratum:
+    """A stratum as a run found it: r of its cases, its margin and bound, or why nothing was compared."""
+
+    stratum: Stratum
+    bits: Bits
+    margin: float
+    bound: float
+    passed: bool
+    reason: str
+    skipped: str
+
+
+@dataclass(frozen=True)
+class RunDigest:
+    """Hashes of the cases of a group and of the port's tensors, in order of execution."""
+
+    cases: str
+    tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A tensor beyond its absolute allowance."""
+
+    group: Group
+    tensor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        folder: Where it lies.
+        fingerprint, environment: Of the machine and its libraries.
+        budget, seed, code: What was asked for, and the hash of the code that answered.
+        own: Hashes of the code beside pairs of one's own, by target.
+        verdict: `pass`, `fail` or `nothing compared`.
+        elements: Elements compared.
+        groups: Component, profile and rung of every row.
+        failed: Tensors beyond their absolute allowances.
+        failures: Sentences of all failures.
+        strata: The accuracy test.
+        digests: By group.
+    """
+
+    folder: Path
+    fingerprint: str
+    environment: Mapping[str, str]
+    budget: str
+    seed: int
+    code: str
+    own: Mapping[str, str]
+    verdict: str
+    elements: int
+    groups: Sequence[Group]
+    failed: Sequence[FailedRow]
+    failures: Sequence[str]
+    strata: Sequence[RunStratum]
+    digests: Mapping[Group, RunDigest]
+
+    @property
+    def key(self) -> str:
+        """Fingerprint and budget: runs of another are judged by another baseline."""
+        return f"{self.fingerprint}/{self.budget}"
+
+    @property
+    def sample(self) -> dict[Stratum, Bits]:
+        """r of all strata that were compared."""
+        return {stratum.stratum: stratum.bits for stratum in self.strata if not stratum.skipped}
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components with any row."""
+        return list(dict.fromkeys(component for component, _, _ in self.groups))
+
+
+def read_run(folder: Path) -> Run:
+    """Read the run in `folder`.
+
+    Raises:
+        GateError: There is no folder, or a file is unreadable, of another schema, damaged or contradicts another.
+        NothingToJudgeError: The run is unfinished, empty, or compared nothing.
+    """
+    if not folder.is_dir():
+        raise GateError(f"run {str(folder)!r} is no folder; name the output folder of `parity run`")
+    path = folder / SUMMARY
+    if not path.exists():
+        resume = "; --resume goes on with it" if (folder / JOURNAL).exists() else ""
+        raise NothingToJudgeError(f"run {str(folder)!r} is unfinished: it has no {SUMMARY}{resume}")
+    data = read_object(path, "summary", AGAIN)
+    require_schema(data, SCHEMA, "summary", path, AGAIN)
+    try:
+        run = _run_of(folder, data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise GateError(f"summary {str(path)!r} is damaged: {what}; {AGAIN}") from None
+    _require_whole(run, data)
+    return run
+
+
+def _run_of(folder: Path, data: Mapping[str, Any]) -> Run:
+    rows = _rows(folder)
+    judged = [row for row in rows if row["verdict"] != "skip"]
+    return Run(
+        folder=folder,
+        fingerprint=_text(data["fingerprint"]),
+        environment={str(name): str(value) for name, value in data["environment"].items()},
+        budget=_text(data["budget"]),
+        seed=_whole(data["seed"]),
+        code=_text(data["code"]),
+        own={str(target): str(code) for target, code in data["own"].items()},
+        verdict=_text(data["verdict"]),
+        elements=sum(int(row["elements"]) for row in rows),
+        groups=list(dict.fromkeys(_group(row) for row in judged)),
+        failed=[FailedRow(_group(row), row["tensor"], row["reason"]) for row in rows if row["verdict"] == "fail"],
+        failures=[
+            f"{failure['component']} {failure['profile']} {failure['rung']}: {failure['first_bad']}: "
+            f"{failure['reason']}"
+            for failure in data["failures"]
+        ],
+        strata=[_stratum(found) for found in data["accuracy"]],
+        digests={_group(found): _digest(found) for found in data["digests"]},
+    )
+
+
+def _require_whole(run: Run, data: Mapping[str, Any]) -> None:
+    """Refuse a run whose files contradict each other, or that says nothing."""
+    where, counts = str(run.folder), data.get("counts")
+    counts = counts if isinstance(counts, dict) else {}
+    if counts.get("elements_compared") != run.elements or counts.get("rows_failed") != len(run.failed):
+        raise GateError(
+            f"run {where!r} contradicts itself: {SUMMARY} counts {counts.get('elements_compared')} elements and "
+            f"{counts.get('rows_failed')} failed rows, layers.csv {run.elements} and {len(run.failed)}; {AGAIN}"
+        )
+    if run.verdict == "pass" and (run.failed or run.failures or any(not stratum.passed for stratum in run.strata)):
+        raise GateError(f"run {where!r} contradicts itself: it passed, and holds failures; {AGAIN}")
+    if not run.groups:
+        raise NothingToJudgeError(f"run {where!r} is empty: it has no row that was judged")
+    if not run.elements:
+        raise NothingToJudgeError(f"run {where!r} compared zero elements")
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    path = folder / "layers.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise GateError(f"layers.csv of run {str(folder)!r} is unreadable: {reason}; {AGAIN}") from None
+    needed = {"component", "profile", "rung", "tensor", "verdict", "reason", "elements"}
+    for number, row in enumerate(rows, 1):
+        if not needed <= row.keys() or None in row.values() or not row["elements"].isdecimal():
+            raise GateError(f"layers.csv of run {str(folder)!r} is damaged: row {number} is incomplete; {AGAIN}")
+    return rows
+
+
+def _stratum(found: Mapping[str, Any]) -> RunStratum:
+    where = found["stratum"]
+    rung = _text(where["rung"])
+    if rung not in RUNGS:
+        raise ValueError(f"unknown rung {rung!r}")
+    stratum = Stratum(
+        _text(where["component"]),
+        _text(where["profile"]),
+        rung,
+        _text(where["length_class"]),
+        _text(where["family"]),
+    )
+    bits = tuple(None if value is None else _number(value) for value in found["bits"])
+    if not found["skipped"] and sum(value is not None for value in bits) != found["cases"]:
+        raise ValueError(f"{stratum} says {found['cases']} cases and holds {len(bits)}")
+    return RunStratum(
+        stratum,
+        bits,
+        _number(found["margin"]),
+        _number(found["bound"]),
+        found["passed"] is True,
+        _text(found["reason"]),
+        _text(found["skipped"]),
+    )
+
+
+def _digest(found: Mapping[str, Any]) -> RunDigest:
+    return RunDigest(_text(found["cases"]), {str(name): _text(value) for name, value in found["tensors"].items()})
+
+
+def _group(found: Mapping[str, Any]) -> Group:
+    return _text(found["component"]), _text(found["profile"]), _text(found["rung"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _number(value: Any) -> float:
+    """Return a number, infinities from their texts; NaN is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f"{value!r} is no number")
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError("a number is NaN")
+    return number

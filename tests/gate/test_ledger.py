@@ -1,0 +1,165 @@
+"""Ledger and acceptance: what is written, refused, tightened; nothing is written over that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_pieces import MARGIN, Place, accepted_place, failing, results, write
+from harness_pieces import invoke
+from situations import F32
+
+from parity.accuracy import Stratum
+from parity.cases import STRATUM_FAMILIES
+from parity.gate.ledger import read_ledger
+from parity.suites import PAIRS
+from parity.tolerance import constant
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["parity"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return accepted_place(tmp_path)
+
+
+def bytes_of(place: Place) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (place.baseline, place.ledger)}
+
+
+def test_a_proposal_is_applied_by_the_command_and_the_gate_still_passes(place: Place) -> None:
+    write(place.run, results(7, drift=0.5, only=lambda s: s.component == "conv"))
+    assert place.allow("drift", 5.0, *F32).status == 0
+    assert "proposal: tighten drift 5 bits" in place.gate().stdout
+    write(place.run, results(7))
+    outcome = invoke("baseline", "tighten", str(place.run), *place.files)
+    assert outcome.status == 0, outcome.stderr
+    left = [entry for entry in read_ledger(place.ledger).entries if entry.kind == "drift"]
+    assert all(entry.bits is not None and entry.bits < 5.0 and entry.changes for entry in left)
+    again = place.gate()
+    assert again.status == 0
+    assert "proposal" not in again.stdout
+
+
+def test_tightening_reads_nothing_off_a_run_that_does_not_pass(place: Place) -> None:
+    write(place.run, failing(results()))
+    before = bytes_of(place)
+    outcome = invoke("baseline", "tighten", str(place.run), *place.files)
+    assert outcome.status == 2
+    assert "does not pass" in outcome.stderr
+    assert bytes_of(place) == before
+
+
+def with_meta(seed: int, **changes: Any) -> Any:
+    found = results(seed)
+    found.meta |= changes
+    return found
+
+
+REFUSED = {
+    "a run that failed": ([failing(results(0))], "absolute allowance"),
+    "two runs of one seed": ([results(0), results(0)], "same seed"),
+    "runs of two environments": ([results(0), with_meta(1, fingerprint="0" * 16)], "fingerprint"),
+    "a run of other code": ([with_meta(0, code="0" * 16)], "stale"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_accepted_changes_no_file(name: str, place: Place) -> None:
+    given, word = REFUSED[name]
+    before = bytes_of(place)
+    outcome = place.accept(*(write(place.root / f"new{index}", each) for index, each in enumerate(given)))
+    assert outcome.status == 2
+    assert word in outcome.stderr
+    assert bytes_of(place) == before
+
+
+@pytest.mark.parametrize("file", ["baseline.json", "ledger.json"])
+def test_a_broken_file_is_never_written_over(file: str, place: Place) -> None:
+    (place.root / file).write_text("<<<<<<< HEAD", encoding="utf-8")
+    before = bytes_of(place)
+    outcome = place.accept(write(place.run, results(0)))
+    assert outcome.status == 2
+    assert "not JSON" in outcome.stderr
+    assert bytes_of(place) == before
+
+
+def test_accepting_again_keeps_the_older_entry_and_the_newer_one_rules(place: Place) -> None:
+    assert place.accept(write(place.run, results(5))).status == 0
+    ledger = read_ledger(place.ledger)
+    assert len(ledger.of("baseline")) == 2
+    assert len([entry for entry in ledger.ruling() if entry.kind == "baseline"]) == 1
+    assert place.gate().status == 0
+
+
+def test_the_baseline_is_the_same_bytes_for_the_same_runs_and_one_stratum_is_one_line(place: Place) -> None:
+    before = place.baseline.read_bytes()
+    runs = [place.root / f"accepted{seed}" for seed in (0, 1, 2, 3)]
+    assert place.accept(*runs).status == 0
+    assert place.baseline.read_bytes() == before
+    assert len(before) < 6_000
+    assert any(line.strip().startswith('"offset": [24, 6, ') for line in before.decode().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [(("--expires", "soon"), "--expires"), (("--expires", "2001-01-01"), "--expires"), (("--bits", "0"), "greater")],
+)
+def test_an_entry_that_is_none_is_refused(options: tuple[str, ...], word: str, place: Place) -> None:
+    before = bytes_of(place)
+    outcome = place.allow("margin", MARGIN, *options[:0])
+    assert outcome.status == 0
+    before = bytes_of(place)
+    outcome = place.allow(
+        "drift", 1.0 if "--bits" not in options else 0.0, *(options if "--bits" not in options else ())
+    )
+    assert outcome.status == 2
+    assert word in outcome.stderr
+    assert bytes_of(place) == before
+
+
+def test_the_decision_is_json_and_markdown_too(place: Place) -> None:
+    write(place.run, results(7, drift=0.5))
+    page = place.root / "gate.md"
+    outcome = place.gate("--json", "--markdown", str(page))
+    assert outcome.status == 1
+    document = json.loads(outcome.stdout)
+    assert (document["schema"], document["verdict"], document["exit_code"]) == (1, "drift", 1)
+    assert document["drifts"][0]["percent"] == pytest.approx(41.4, abs=8)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Gate: drift")
+    assert [heading for heading in ("## What moved", "## Ledger") if heading not in text] == []
+    assert "| Ada |" in text
+
+
+def test_the_baseline_is_shown_with_what_it_resolves(place: Place) -> None:
+    outcome = invoke("baseline", "show", *place.files)
+    assert outcome.status == 0
+    assert "conv canonical f32: margin 0." in outcome.stdout
+    assert "% of the error" in outcome.stdout
+    assert "Ada" in outcome.stdout
+
+
+def test_the_projects_ledger_answers_for_every_margin_that_departs_from_the_standard() -> None:
+    entries = read_ledger(ROOT / "reports" / "ledger.json").of("margin")
+    answered = set()
+    for pair in PAIRS:
+        for sizes in pair.strata:
+            for rung in ("f32", "bf16", "f16"):
+                for family in STRATUM_FAMILIES:
+                    stratum = Stratum(pair.name, "canonical", rung, sizes.name, family)
+                    margin = constant(sizes.margin(rung, family))
+                    covering = [entry for entry in entries if entry.covers(stratum)]
+                    if margin > constant("margin"):
+                        assert [entry.bits for entry in covering] == [margin], stratum
+                        answered.update(entry.title for entry in covering)
+    assert answered == {entry.title for entry in entries}
