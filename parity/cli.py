@@ -26,6 +26,7 @@ from parity import (
     extremes_command,
     laws_command,
     oracle_command,
+    pages_command,
     replay_command,
     trace_command,
     zoo_command,
@@ -109,7 +110,8 @@ def run(
     * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
     * `parity run my_pairs.py::gated_mlp` a model of your own: docs/pairs.md
 
-    Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure.
+    Writes report.html, report.md, layers.csv, details.json and summary.json into the output folder, and a bundle of
+    every failure.
     """
     raise typer.Exit(
         _guarded(lambda: _run(targets or [], profile, rung, budget, seed, case, out), "no report was written")
@@ -263,11 +265,13 @@ def _run(
     seed = _seed(seed)
     import torch
 
+    from parity.blame.failures import blame_failures
     from parity.cases import Case
-    from parity.environment import collect, warm_up
-    from parity.report import layers_csv, prepare_folder, render_markdown, summary_json, write_report
+    from parity.environment import collect, measure_bits, warm_up
+    from parity.report import prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
+    from parity.sources import pair_sources
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
 
@@ -301,6 +305,10 @@ def _run(
         "command": sys.argv[1:],
         "environment": _flat(collect().to_dict()),
         "fingerprint": collect().key(),
+        "spelling": {
+            "components": {pair.name: pair.target for pair in pairs if pair.target},
+            "profiles": {name: spelt for name, spelt in plan.spelling.items() if name != spelt},
+        },
     }
     if not chosen:
         sys.stderr.write(f"parity: seed {seed}\n")
@@ -314,15 +322,9 @@ def _run(
         results = execute(plan, Results(meta), on_case, interruption.check)
         interruption.check()
     if folder is not None:
-        write_report(
-            folder,
-            {
-                "layers.csv": layers_csv(results),
-                "report.md": render_markdown(results),
-                "summary.json": summary_json(results),
-            },
-            results.bundles,
-        )
+        results.bits, results.sources = [row.to_dict() for row in measure_bits()], pair_sources(pairs)
+        results.blames = list(blame_failures(pairs, plan.profiles, results, interruption.check))
+        write_report(folder, report_texts(results), results.bundles)
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code
 
@@ -556,6 +558,7 @@ oracle_command.register(app, _guarded)
 extremes_command.register(app, _guarded)
 trace_command.register(app, _guarded)
 zoo_command.register(app, _guarded)
+pages_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()

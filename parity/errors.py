@@ -9,6 +9,7 @@ ParityError                 every mistake that the command line answers with one
 ├── TargetError             a target that no suite knows, or a file or module that holds no pair
 ├── GoldenError             a golden file that cannot be read or understood
 ├── OutputError             a report folder that cannot be written
+├── ReportError             a report's files that are missing, broken, of another version or of different runs
 ├── CalibrationError        a calibration's log of other code or arguments, or one that cannot be read
 ├── WorkerError             a worker process that ended by itself
 ├── PairingError            a rename that leads nowhere, or modules described in contradiction
@@ -55,6 +56,10 @@ class GoldenError(ParityError):
 
 class OutputError(ParityError):
     """A report cannot be written where it was asked for."""
+
+
+class ReportError(ParityError):
+    """The files of a report cannot be read, are of another version, or do not belong to one run."""
 
 
 class CalibrationError(ParityError):

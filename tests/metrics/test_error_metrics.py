@@ -16,6 +16,7 @@ from metric_draws import FAMILIES, Draw, draws, generated
 
 import parity.metrics
 from parity.metrics import (
+    ULP_EDGES,
     ErrorMetrics,
     error_ratio,
     measure,
@@ -75,7 +76,15 @@ def oracle(actual: Array, truth: Array, rung: Rung) -> ErrorMetrics:
         bias=quotient(real(mean), truth_rms * rung.u),
         bias_z=float(real(mean) / mpmath.sqrt(real(variance / n))) if variance else 0.0,
         correctly_rounded=correct / n,
+        ulp_counts=octaves(ulps),
     )
+
+
+def octaves(ulps: list[Fraction]) -> tuple[int, ...]:
+    counts = [0] * (len(ULP_EDGES) + 1)
+    for error in ulps:
+        counts[sum(error >= edge for edge in ULP_EDGES)] += 1
+    return tuple(counts)
 
 
 def total(terms: Iterable[Fraction]) -> Fraction:
@@ -139,6 +148,7 @@ def test_measure_gives_the_values_worked_by_hand() -> None:
         bias=(step / 2) / (5 / math.sqrt(2) * F32.u),
         bias_z=1.0,
         correctly_rounded=0.5,
+        ulp_counts=(1, *[0] * 4, 1, *[0] * 12),
     )
     assert_same(metrics, expected)
 
