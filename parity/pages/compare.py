@@ -230,11 +230,11 @@ def _change(a: Side, b: Side, first: Mapping[str, Any], second: Mapping[str, Any
     both = [case for case in one if case in other]
     paired = 2 * len(both) >= max(len(one), len(other)) and len(both) >= FEWEST
     if paired:
-        found = _paired(
-            *(np.array([side[case] for case in both]) for side in (one, other)), first["rung"], second["rung"]
-        )
+        in_both = [np.array([side[case] for case in both]) for side in (one, other)]
+        found = _paired(in_both[0], in_both[1], first["rung"], second["rung"])
     else:
-        found = _unpaired(*(np.array(list(side.values())) for side in (one, other)))
+        samples = [np.array(list(side.values())) for side in (one, other)]
+        found = _unpaired(samples[0], samples[1])
     errors = [[error for error, _ in side.values()] for side in (one, other)]
     return Change(
         contrast=f"{a.label} → {b.label}",
@@ -341,10 +341,8 @@ def _title(contrasts: Sequence[tuple[Side, Side]]) -> str:
 def _described(side: Side) -> str:
     summary = side.run.summary
     what = f", {side.by} {side.value}" if side.by and side.label != side.value else ""
-    return (
-        f"{side.label}{what}: {summary['verdict']}, {summary['counts']['rows']} tensors, "
-        f"budget {summary.get('budget', '-')}, seed {summary.get('seed', '-')}, fingerprint {summary.get('fingerprint', '-')}"
-    )
+    told = ", ".join(f"{name} {summary.get(name, '-')}" for name in ("budget", "seed", "fingerprint"))
+    return f"{side.label}{what}: {summary['verdict']}, {summary['counts']['rows']} tensors, {told}"
 
 
 def _alone(side: Side, other: Side, keys: Any) -> list[str]:

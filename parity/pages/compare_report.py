@@ -17,8 +17,8 @@ METHOD: Final = (
     "its main output. Where both sides have the same cases, d = log2 of the ratio of the errors is tested case by case "
     "by Wilcoxon's signed-rank test (zeros by Pratt's rule); between rungs each error is in units of its rung's u and "
     f"at least {ROUNDED} u, so that d is the excess over what the format alone costs. Otherwise Welch's t-test "
-    "compares log2(error / predicted error) of the two samples. Holm's method holds the probability of any false row at "
-    f"{LEVEL:.0%} over all strata. Below {FEWEST} cases nothing is tested. Intervals are 95 %, of one stratum."
+    "compares log2(error / predicted error) of the two samples. Holm's method holds the probability of any false row "
+    f"at {LEVEL:.0%} over all strata. Below {FEWEST} cases nothing is tested. Intervals are 95 %, of one stratum."
 )
 
 
