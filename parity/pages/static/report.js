@@ -238,9 +238,12 @@
   const rerun = (row) => {
     const component = text("component", row);
     const profile = text("profile", row);
-    return ["parity", "run", quoted((spelling.components || {})[component] || component), "--profile",
-      quoted((spelling.profiles || {})[profile] || profile), "--rung", text("rung", row), "--case",
-      quoted(text("worst_case", row))].join(" ");
+    const spelt = (kind, name) => {
+      const known = spelling[kind] || {};
+      return Object.hasOwn(known, name) ? known[name] : name;
+    };
+    return ["parity", "run", quoted(spelt("components", component)), "--profile", quoted(spelt("profiles", profile)),
+      "--rung", text("rung", row), "--case", quoted(text("worst_case", row))].join(" ");
   };
   let open = null;
   let ulpRow = null;
