@@ -122,6 +122,17 @@ def test_no_message_on_the_console_and_no_request(make: Callable[[], str | Resul
     assert opened.complaints == []
     assert opened.fetched == []
     assert opened.page.evaluate("window.harmed") is None
+    assert opened.page.evaluate("Object.keys(Object.prototype)") == []
+
+
+def test_a_changed_prototype_would_be_seen(open_page: Open) -> None:
+    """What the charts' library does to a label that is "__proto__", were it given one."""
+    page = open_page(small_results()).page
+    page.evaluate(
+        "echarts.init(Object.assign(document.body.appendChild(document.createElement('div')), {style: 'height:99px'}))"
+        ".setOption({xAxis: {data: ['__proto__', 'a']}, yAxis: {}, series: [{type: 'bar', data: [1, 2]}]})"
+    )
+    assert page.evaluate("Object.keys(Object.prototype)") != []
 
 
 def test_a_message_and_a_request_would_be_seen(open_page: Open) -> None:

@@ -30,6 +30,13 @@ const Page = (() => {
     return line.length <= most ? line : `${line.slice(0, most / 2)} … ${line.slice(-most / 2)}`;
   };
 
+  // A chart's label. The library keeps texts as keys of plain objects, so that "__proto__" would change every object: a
+  // name that an object has by birth gets a blank of no width.
+  const label = (text, most = 60) => {
+    const cropped = short(text, most);
+    return cropped in Object.prototype ? `\u200b${cropped}` : cropped;
+  };
+
   const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 
   // --- theme ---------------------------------------------------------------------------------------------
@@ -156,5 +163,5 @@ const Page = (() => {
 
   const data = JSON.parse(byId("data").textContent);
   const start = () => redraw();
-  return { data, byId, element, number, short, color, chart, axis, tooltip, command, start };
+  return { data, byId, element, number, short, label, color, chart, axis, tooltip, command, start };
 })();

@@ -1,7 +1,7 @@
 "use strict";
 // The page of a comparison: one map of changes.
 (() => {
-  const { data, byId, number, short, color, chart, axis, tooltip } = Page;
+  const { data, byId, number, short, label, color, chart, axis, tooltip } = Page;
   const finite = (value) => (typeof value === "string" ? Number(value.replace("infinity", "Infinity")) : value);
   const signed = (value) => `${value > 0 ? "+" : ""}${finite(value).toFixed(2)}`;
   const shade = (bits) => {
@@ -24,9 +24,9 @@
           ["change", `${signed(cell.bits)} bits`], ["95 % interval", `${signed(cell.low)} to ${signed(cell.high)}`],
           ["adjusted p", number(cell.p)], ["cases", String(cell.cases)]]),
       },
-      xAxis: axis("", { type: "category", position: "top", data: data.columns.map((name) => short(name, 40)), axisTick: { show: false },
+      xAxis: axis("", { type: "category", position: "top", data: data.columns.map((name) => label(name, 40)), axisTick: { show: false },
         axisLine: { show: false }, axisLabel: { interval: 0, width: 110, overflow: "break", color: color("ink"), hideOverlap: false, fontSize: 11 } }),
-      yAxis: axis("", { type: "category", inverse: true, data: data.rows.map((name) => short(name, 60)), axisTick: { show: false },
+      yAxis: axis("", { type: "category", inverse: true, data: data.rows.map((name) => label(name)), axisTick: { show: false },
         axisLine: { show: false }, axisLabel: { interval: 0, color: color("ink"), width: left - 16, overflow: "truncate", hideOverlap: false } }),
       visualMap: { show: false, min: 0, max: 1, dimension: 2, inRange: { opacity: 1 } },
       series: [{

@@ -1,7 +1,7 @@
 "use strict";
 // The page of one run: filters, heat map, table of layers, a layer's section, and the charts.
 (() => {
-  const { data, byId, element, number, short, color, chart, axis, tooltip, command } = Page;
+  const { data, byId, element, number, short, label, color, chart, axis, tooltip, command } = Page;
   const { texts, columns, ulps, series, u, spelling } = data;
   const count = columns.ratio.length;
   const all = Array.from({ length: count }, (_, row) => row);
@@ -122,13 +122,13 @@
       xAxis: [
         axis("", { type: "category", position: "top", data: names.map((name) => places.get(name)[1]), axisTick: { show: false },
           axisLine: { show: false }, axisLabel: { interval: 0, fontSize: 11 } }),
-        axis("", { type: "category", position: "top", offset: 24, data: profiles.map((name) => short(name, 24)),
+        axis("", { type: "category", position: "top", offset: 24, data: profiles.map((name) => label(name, 24)),
           axisTick: { show: false }, axisLine: { show: false },
           axisLabel: { interval: 0, fontWeight: 600, color: color("ink"), width: ((wide - left) / profiles.length) - 6,
             overflow: "truncate" } }),
       ],
       yAxis: axis("", {
-        type: "category", inverse: true, data: labels.map((name) => short(name, 60)), axisTick: { show: false },
+        type: "category", inverse: true, data: labels.map((name) => label(name)), axisTick: { show: false },
         axisLine: { show: false },
         axisLabel: { color: color("ink"), width: left - 16, overflow: "truncate", interval: 0, hideOverlap: false },
       }),
