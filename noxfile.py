@@ -15,6 +15,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "examples", "benchmarks", "conftest.py", "noxfile.py"]
 CHROMIUMS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 CHROME_OF_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+PRECISION = {
+    "profiles": ["--by", "profile", "--base", "canonical"],
+    "rungs": ["--by", "rung", "--base", "f32", "--rung", "f32,bf16,f16"],
+}
 FALSE_ALARMS = ["--runs", "1000", "--jobs", "2", "--log", "reports/false_alarms.jsonl"]
 
 
@@ -36,6 +40,17 @@ def parity(session: nox.Session) -> None:
     """Compare the port with the reference: all components, profiles and rungs. Arguments go to `parity run`."""
     install(session)
     session.run("parity", "run", "--profile", "all", *session.posargs)
+
+
+@nox.session
+def precision(session: nox.Session) -> None:
+    """Compare the profiles, and the rungs, of the last run with each other: writes reports/precision_*.md and .html."""
+    install(session)
+    for name, arguments in PRECISION.items():
+        files = [
+            f"--{form}=reports/precision_{name}.{ending}" for form, ending in (("markdown", "md"), ("html", "html"))
+        ]
+        session.run("parity", "compare", "reports/latest", *arguments, *files, *session.posargs)
 
 
 @nox.session

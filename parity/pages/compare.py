@@ -228,7 +228,7 @@ def _strata(side: Side, rungs: Sequence[str]) -> dict[Key, Mapping[str, Any]]:
 def _change(a: Side, b: Side, first: Mapping[str, Any], second: Mapping[str, Any]) -> Change:
     one, other = _cases(a, first), _cases(b, second)
     both = [case for case in one if case in other]
-    paired = 2 * len(both) >= max(len(one), len(other)) and len(both) >= FEWEST
+    paired = len(both) >= max(FEWEST, min(len(one), len(other)) / 2)
     if paired:
         in_both = [np.array([side[case] for case in both]) for side in (one, other)]
         found = _paired(in_both[0], in_both[1], first["rung"], second["rung"])
