@@ -9,10 +9,9 @@ from __future__ import annotations
 from parity.metrics.arrays import Index
 from parity.metrics.error import ErrorMetrics, error_ratio, measure, quantisation_error
 from parity.metrics.special import SpecialValues, compare_special
-from parity.metrics.ulp import ULP_EDGES, ordered, round_to, ulp, ulp_distance, ulp_error
+from parity.metrics.ulp import ordered, round_to, ulp, ulp_distance, ulp_error
 
 __all__ = [
-    "ULP_EDGES",
     "ErrorMetrics",
     "Index",
     "SpecialValues",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from parity.metrics import ULP_EDGES
+from parity.metrics.ulp import ULP_EDGES
 from parity.pages import DETAILS, LAYERS, SCHEMA, digest
 from parity.plain import json_line, json_text
 from parity.results import Results, Row

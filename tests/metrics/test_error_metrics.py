@@ -16,7 +16,6 @@ from metric_draws import FAMILIES, Draw, draws, generated
 
 import parity.metrics
 from parity.metrics import (
-    ULP_EDGES,
     ErrorMetrics,
     error_ratio,
     measure,
@@ -25,6 +24,7 @@ from parity.metrics import (
     ulp,
     ulp_error,
 )
+from parity.metrics.ulp import ULP_EDGES
 from parity.spec.arrays import Array
 from parity.spec.precision import RUNGS, Rung
 
@@ -158,7 +158,8 @@ def test_measure_gives_the_values_worked_by_hand() -> None:
 def test_no_statistic_is_ever_nan_or_negative_where_it_is_a_magnitude(draw: Draw) -> None:
     actual, truth = round_to(draw.reals(0), draw.rung), draw.reals(1)
     metrics = dataclasses.asdict(measure(actual, truth, draw.rung))
-    metrics.pop("max_abs_index")
+    del metrics["max_abs_index"]
+    assert sum(metrics.pop("ulp_counts")) == metrics["count"]
     assert not any(math.isnan(value) for value in metrics.values())
     assert all(value >= 0 for name, value in metrics.items() if not name.startswith("bias"))
 
@@ -270,7 +271,8 @@ def test_only_the_truth_being_zero_makes_the_relative_statistics_infinite() -> N
 
 def test_zero_against_zero_has_no_error_and_minus_zero_counts_as_zero() -> None:
     metrics = measure([0.0, -0.0], [-0.0, 0.0], F32)
-    assert metrics == ErrorMetrics(count=2, max_abs_index=(0,), correctly_rounded=1.0)
+    exact = (2, *[0] * len(ULP_EDGES))
+    assert metrics == ErrorMetrics(count=2, max_abs_index=(0,), correctly_rounded=1.0, ulp_counts=exact)
 
 
 @pytest.mark.parametrize("values", [np.empty(0), np.empty((0, 3)), [NAN, NAN], [INF]], ids=str)
