@@ -14,11 +14,11 @@ from parity.pages.html import number, render_template
 
 METHOD: Final = (
     "A stratum is a component, profile and rung; compared are the port's errors (rel L2 against the float64 truth) in "
-    "its main output. Where both sides have the same cases, d = log2 of the ratio of the errors is tested case by case "
-    "by Wilcoxon's signed-rank test (zeros by Pratt's rule); between rungs each error is in units of its rung's u and "
-    f"at least {ROUNDED} u, so that d is the excess over what the format alone costs. Otherwise Welch's t-test "
-    "compares log2(error / predicted error) of the two samples. Holm's method holds the probability of any false row "
-    f"at {LEVEL:.0%} over all strata. Below {FEWEST} cases nothing is tested. Intervals are 95 %, of one stratum."
+    "its main output. Where both sides have the same cases, the mean of d = log2 of the ratio of the errors, case by "
+    "case, is put to Student's t-test; between rungs each error is in units of its rung's u and at least "
+    f"{ROUNDED} u, so that d is the excess over what the format alone costs. Otherwise Welch's t-test compares "
+    "log2(error / predicted error) of the two samples. Holm's method holds the probability of any false row at "
+    f"{LEVEL:.0%} over all strata. Below {FEWEST} cases nothing is tested. Intervals are 95 %, of one stratum."
 )
 
 
@@ -82,7 +82,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
     changes = sorted(comparison.changes, key=lambda change: change.component)
     return {
         "rows": list(dict.fromkeys(change.component for change in changes)),
-        "columns": list(dict.fromkeys(_column(change) for change in comparison.changes)),
+        "columns": list(dict.fromkeys(_column(c) for c in sorted(changes, key=lambda c: (c.rung, c.profile)))),
         "cells": [
             {
                 "row": change.component,

@@ -25,7 +25,7 @@
           ["adjusted p", number(cell.p)], ["cases", String(cell.cases)]]),
       },
       xAxis: axis("", { type: "category", position: "top", data: data.columns.map((name) => label(name, 40)), axisTick: { show: false },
-        axisLine: { show: false }, axisLabel: { interval: 0, width: 110, overflow: "break", color: color("ink"), hideOverlap: false, fontSize: 11 } }),
+        axisLine: { show: false }, axisLabel: { interval: 0, width: 110, overflow: "break", lineHeight: 14, verticalAlign: "bottom", color: color("ink"), hideOverlap: false, fontSize: 11 } }),
       yAxis: axis("", { type: "category", inverse: true, data: data.rows.map((name) => label(name)), axisTick: { show: false },
         axisLine: { show: false }, axisLabel: { interval: 0, color: color("ink"), width: left - 16, overflow: "truncate", hideOverlap: false } }),
       visualMap: { show: false, min: 0, max: 1, dimension: 2, inRange: { opacity: 1 } },
@@ -33,7 +33,7 @@
         type: "heatmap", label: { show: true },
         data: data.cells.map((cell) => ({
           cell, value: [data.columns.indexOf(cell.column), data.rows.indexOf(cell.row), 0],
-          itemStyle: { color: color(shade(cell.bits)), borderRadius: 4, borderWidth: cell.significant ? 2 : 0, borderColor: color("ink") },
+          itemStyle: { color: color(shade(cell.bits)), borderRadius: 4, borderWidth: 2, borderColor: color(cell.significant ? "ink" : "card") },
           label: { formatter: cell.same ? "=" : signed(cell.bits), color: color(`${shade(cell.bits)}-ink`),
             fontWeight: cell.significant ? 700 : 400, fontSize: 11 },
         })),

@@ -370,7 +370,8 @@
     });
     const dots = (name, values, hue, symbol) => ({
       name, type: "scatter", symbol, symbolSize: 9, data: points(values),
-      itemStyle: { color: color(hue), opacity: 0.85 },
+      itemStyle: symbol === "diamond" ? { color: "transparent", borderColor: color(hue), borderWidth: 2 }
+        : { color: color(hue), opacity: 0.85 },
     });
     const found = [...points(each.port), ...points(each.reference), ...predicted];
     if (found.length === 0) return null;
@@ -387,7 +388,7 @@
       yAxis: axis("error in u (rel L2)", { type: "log", nameGap: 46, axisLabel: { formatter: (value) => number(value) } }),
       series: [
         dots("port", each.port, "s1", "circle"),
-        ...(each.rung === "f64" ? [] : [dots("reference", each.reference, "s2", "emptyDiamond")]),
+        ...(each.rung === "f64" ? [] : [dots("reference", each.reference, "s2", "diamond")]),
         { name: "predicted (median)", type: "line", symbol: "none", data: middle, silent: true, tooltip: { show: false },
           lineStyle: { color: color("s3"), width: 2.5 }, itemStyle: { color: color("s3") } },
         guide("grows as √log₂ 2n", (n) => Math.sqrt(Math.log2(2 * n)), "dashed"),
