@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import nox
 
 nox.options.reuse_existing_virtualenvs = True
@@ -9,6 +13,12 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ["reference_torch", "mlx_impl", "parity", "tests", "examples", "benchmarks", "conftest.py", "noxfile.py"]
+CHROMIUMS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
+CHROME_OF_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+PRECISION = {
+    "profiles": ["--by", "profile", "--base", "canonical"],
+    "rungs": ["--by", "rung", "--base", "f32", "--rung", "f32,bf16,f16"],
+}
 FALSE_ALARMS = ["--runs", "1000", "--jobs", "2", "--log", "reports/false_alarms.jsonl"]
 
 
@@ -30,6 +40,17 @@ def parity(session: nox.Session) -> None:
     """Compare the port with the reference: all components, profiles and rungs. Arguments go to `parity run`."""
     install(session)
     session.run("parity", "run", "--profile", "all", *session.posargs)
+
+
+@nox.session
+def precision(session: nox.Session) -> None:
+    """Compare the profiles, and the rungs, of the last run with each other: writes reports/precision_*.md and .html."""
+    install(session)
+    for name, arguments in PRECISION.items():
+        files = [
+            f"--{form}=reports/precision_{name}.{ending}" for form, ending in (("markdown", "md"), ("html", "html"))
+        ]
+        session.run("parity", "compare", "reports/latest", *arguments, *files, *session.posargs)
 
 
 @nox.session
@@ -72,6 +93,35 @@ def capture(session: nox.Session) -> None:
     """Measure what capture adds to two bare passes, in time and memory. Arguments go to the benchmark."""
     install(session)
     session.run("python", "benchmarks/capture.py", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Open the pages in headless Chromium: console, network, filters, sorting, axe-core. Arguments go to pytest.
+
+    With --benchmark ROWS, measure how long a page takes to open; with --screenshots RUN_DIR, take those of docs/.
+    """
+    install(session, "browser")
+    env = {"PARITY_CHROMIUM": chromium(session)}
+    if {"--benchmark", "--screenshots"} & set(session.posargs):
+        session.run("python", "benchmarks/page.py", *session.posargs, env=env)
+    else:
+        session.run("pytest", "tests/pages/test_browser.py", *session.posargs, env=env)
+
+
+def chromium(session: nox.Session) -> str:
+    """Return the path of Chromium or Chrome, installed by apt where there is none and this is root; else an error."""
+    named = os.environ.get("PARITY_CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        session.run("apt-get", "update", "-qq", external=True)
+        session.run("apt-get", "install", "-y", "-qq", "chromium", external=True)
+        found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if found is None and sys.platform == "darwin" and os.access(CHROME_OF_MACOS, os.X_OK):
+        found = CHROME_OF_MACOS
+    if found is None:
+        session.error("no Chromium: install one (as root: apt-get install chromium), or name it in PARITY_CHROMIUM")
+    return found
 
 
 @nox.session

@@ -30,6 +30,7 @@ from parity import (
     laws_command,
     mutants_command,
     oracle_command,
+    pages_command,
     replay_command,
     trace_command,
     zoo_command,
@@ -117,8 +118,9 @@ def run(
     * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
     * `parity run my_pairs.py::gated_mlp` a model of your own: docs/pairs.md
 
-    Writes summary.json, layers.csv and report.md into the output folder, and a bundle of every failure. A run that was
-    interrupted or killed leaves no report; the same command with --resume goes on with it and gives the same files.
+    Writes report.html, report.md, layers.csv, details.json and summary.json into the output folder, and a bundle of
+    every failure. A run that was interrupted or killed leaves no report; the same command with --resume goes on with it
+    and gives the same files.
     """
     raise typer.Exit(
         _guarded(
@@ -282,13 +284,15 @@ def _run(
     seed = _seed(seed)
     import torch
 
+    from parity.blame.failures import blame_failures
     from parity.cases import Case
-    from parity.environment import collect, warm_up
+    from parity.environment import collect, measure_bits, warm_up
     from parity.journal import common_header, own_code
-    from parity.report import layers_csv, prepare_folder, render_markdown, summary_json, write_report
+    from parity.report import prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.resume import progress_of
     from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
+    from parity.sources import pair_sources
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
 
@@ -324,6 +328,10 @@ def _run(
         "fingerprint": collect().key(),
         "code": header["code"],
         "own": own_code(pairs),
+        "spelling": {
+            "components": {pair.name: pair.target for pair in pairs if pair.target},
+            "profiles": {name: spelt for name, spelt in plan.spelling.items() if name != spelt},
+        },
     }
     header |= {
         "fingerprint": meta["fingerprint"],
@@ -346,15 +354,9 @@ def _run(
             results = execute(plan, Results(meta), on_case, interruption.check, finished)
             interruption.check()
         if folder is not None:
-            write_report(
-                folder,
-                {
-                    "layers.csv": layers_csv(results),
-                    "report.md": render_markdown(results),
-                    "summary.json": summary_json(results),
-                },
-                results.bundles,
-            )
+            results.bits, results.sources = [row.to_dict() for row in measure_bits()], pair_sources(pairs)
+            results.blames = list(blame_failures(pairs, plan.profiles, results, interruption.check))
+            write_report(folder, report_texts(results), results.bundles)
         finished.discard()
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code
@@ -593,6 +595,7 @@ mutants_command.register(app, _guarded)
 baseline_command.register(app, _guarded)
 gate_command.register(app, _guarded)
 history_command.register(app, _guarded)
+pages_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()

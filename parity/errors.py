@@ -12,6 +12,7 @@ ParityError                 every mistake that the command line answers with one
 ├── JournalError            a journal of finished work that is of other code or arguments, or cannot be read
 │   ├── CalibrationError    that of a calibration
 │   └── ResumeError         that of a run
+├── ReportError             a report's files that are missing, broken, of another version or of different runs
 ├── GateError               a run, a baseline, a ledger or a history that cannot be read or understood
 │   └── NothingToJudgeError one that can be read, and holds nothing to compare
 ├── WorkerError             a worker process that ended by itself
@@ -59,6 +60,10 @@ class GoldenError(ParityError):
 
 class OutputError(ParityError):
     """A report cannot be written where it was asked for."""
+
+
+class ReportError(ParityError):
+    """The files of a report cannot be read, are of another version, or do not belong to one run."""
 
 
 class JournalError(ParityError):

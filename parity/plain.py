@@ -21,6 +21,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def json_line(value: Any) -> str:
+    """Return `value` as JSON without blanks, on one line that ends with a newline."""
+    return json.dumps(plain(value), separators=(",", ":"), allow_nan=False) + "\n"
+
+
 def json_text(value: Any, sort_keys: bool = False) -> str:
     """Return `value` as indented JSON that ends with a newline."""
     return json.dumps(plain(value), indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"

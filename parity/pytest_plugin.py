@@ -255,15 +255,10 @@ def _results(pair: Pair, options: Options) -> Results:
 
 
 def _write(folder: Path, results: Results) -> None:
-    from parity.report import layers_csv, prepare_folder, render_markdown, summary_json, write_report
+    from parity.report import prepare_folder, report_texts, write_report
 
     prepare_folder(folder)
-    texts = {
-        "layers.csv": layers_csv(results),
-        "report.md": render_markdown(results),
-        "summary.json": summary_json(results),
-    }
-    write_report(folder, texts, results.bundles)
+    write_report(folder, report_texts(results), results.bundles)
 
 
 def _failure(item: pytest.Item, pair: Pair, results: Results, options: Options, folder: Path | None) -> Iterator[str]:

@@ -16,12 +16,41 @@ from parity.verdict import Judgement
 Verdict = Literal["pass", "fail", "skip", "ill-conditioned"]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """One case of one output: errors relative to the truth's norm.
+
+    Args:
+        case: The case as JSON.
+        port, reference: rel L2 of either side; at f64 the reference is the truth.
+        predicted: What faithful arithmetic is predicted to make there.
+    """
+
+    case: str
+    port: float
+    reference: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The blame table of one failing case: one dictionary a call, as `parity trace --json` has it."""
+
+    component: str
+    profile: str
+    rung: str
+    case: str
+    sentence: str
+    rows: tuple[dict[str, Any], ...] = ()
+
+
 @dataclass
 class Row:
     """One tensor of one component under one profile at one rung, the worst over all cases.
 
     `order` is the tensor's place in the reference's execution, gradients behind all of it; of the statistics, `ratio`
-    and those after it belong to the worst case, `special` and the counts to all cases.
+    and those after it belong to the worst case, `special` and the counts to all cases. What follows `rerun` is no
+    column: elements by octave of their error in ulps, over all cases, and every case of an output.
     """
 
     component: str
@@ -60,6 +89,9 @@ class Row:
     subnormal_mismatches: int = 0
     worst_case: str = ""
     rerun: str = ""
+    port_ulps: list[int] = field(default_factory=list)
+    reference_ulps: list[int] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
 
     def add(self, judgement: Judgement, case: Case, rerun: str) -> None:
         """Count one case and keep its statistics if it is the worst so far."""
@@ -73,12 +105,27 @@ class Row:
             self.inf_mismatches += judgement.special.inf
             self.zero_mismatches += judgement.special.zero
             self.subnormal_mismatches += judgement.special.subnormal
+        self._count_ulps(judgement)
+        if self.kind == "output":
+            self._keep_measurement(judgement, case)
         if first or judgement.ratio > self.ratio:
             self._keep_worst(judgement, case, rerun)
         if self.cases_failed:
             self.verdict = "fail"
         else:
             self.verdict = "ill-conditioned" if self.cases_powerless == self.cases else "pass"
+
+    def _count_ulps(self, judgement: Judgement) -> None:
+        if judgement.port is not None:
+            self.port_ulps = _added(self.port_ulps, judgement.port.ulp_counts)
+        if judgement.reference is not None and self.rung != "f64":
+            self.reference_ulps = _added(self.reference_ulps, judgement.reference.ulp_counts)
+
+    def _keep_measurement(self, judgement: Judgement, case: Case) -> None:
+        port, reference = judgement.port, judgement.reference
+        if port is not None and reference is not None:
+            errors = (port.rel_l2, reference.rel_l2, judgement.predicted)
+            self.measurements.append(Measurement(case.to_json(), *errors))
 
     def _keep_worst(self, judgement: Judgement, case: Case, rerun: str) -> None:
         self.ratio, self.reason = judgement.ratio, judgement.reason
@@ -95,6 +142,10 @@ class Row:
             self.bias, self.bias_z = port.bias, port.bias_z
             self.correctly_rounded = port.correctly_rounded
             self.reference_correctly_rounded = reference.correctly_rounded
+
+
+def _added(counts: list[int], more: tuple[int, ...]) -> list[int]:
+    return [one + other for one, other in zip(counts, more, strict=True)] if counts and more else counts or list(more)
 
 
 @dataclass(frozen=True)
@@ -178,6 +229,8 @@ class Results:
 
     `meta` says what was asked for, `bundles` holds those of the failures, by their path, `unpaired` the intermediates
     that were compared with nothing, with the reason, by component, and `digests` what the port gave, bit for bit.
+    `blames` are the blame tables of failures, `bits` the mantissa bits that operations were measured to have, and
+    `sources` says where each pair is declared, as `FILE:LINE`.
     """
 
     meta: dict[str, Any]
@@ -189,6 +242,9 @@ class Results:
     bundles: dict[str, bytes] = field(default_factory=dict)
     unpaired: dict[str, dict[str, str]] = field(default_factory=dict)
     digests: list[Digest] = field(default_factory=list)
+    blames: list[Blame] = field(default_factory=list)
+    bits: list[dict[str, Any]] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def compared(self) -> int:

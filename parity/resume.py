@@ -21,7 +21,7 @@ from parity.cases import Case
 from parity.errors import ConfigError, ResumeError
 from parity.files import JOURNAL
 from parity.journal import Journal, JournalKind, header_of, open_journal
-from parity.results import Failure, Row, Skip
+from parity.results import Failure, Measurement, Row, Skip
 
 FORMAT: Final = 1
 Checked = TypeVar("Checked")
@@ -29,6 +29,9 @@ Part = tuple[str, str, Any]
 """Component, name of the part, and what it found, as JSON knows it."""
 
 _ASSESSMENTS: Final = TypeAdapter(list[Assessment])
+_MEASUREMENTS: Final = TypeAdapter(list[Measurement])
+MEASURED: Final = "measurements"
+"""Field of a row that every case lengthens: a part has what its own case appended."""
 _TEXTS: Final = frozenset(
     {"component", "profile", "rung", "tensor", "kind", "verdict", "reason", "max_abs_index", "worst_case", "rerun"}
 )
@@ -154,8 +157,8 @@ Rows = dict[tuple[str, str, str], dict[str, Any]]
 
 
 def snapshot(run: Gathering) -> Rows:
-    """Return the fields of every row as they are now."""
-    return {key: dict(vars(row)) for key, row in run.rows.items()}
+    """Return the fields of every row as they are now; of its measurements, which cases append, how many there are."""
+    return {key: {**vars(row), MEASURED: len(row.measurements)} for key, row in run.rows.items()}
 
 
 def changes(run: Gathering, before: Rows) -> dict[str, Any]:
@@ -163,7 +166,8 @@ def changes(run: Gathering, before: Rows) -> dict[str, Any]:
     rows = []
     for key, row in run.rows.items():
         old = before.get(key, {})
-        rows.append([*key, {name: value for name, value in vars(row).items() if name not in old or old[name] != value}])
+        now = {**vars(row), MEASURED: [asdict(each) for each in row.measurements[old.get(MEASURED, 0) :]]}
+        rows.append([*key, {name: value for name, value in now.items() if name not in old or old[name] != value}])
     number = {case: index for index, case in enumerate(run.asked)}
     return {
         "rows": rows,
@@ -183,7 +187,11 @@ def restore(run: Gathering, data: Mapping[str, Any]) -> None:
         key = (profile, rung, tensor)
         row = run.rows.setdefault(key, Row(run.component, profile, rung, tensor, "output", 0))
         for name, value in fields.items():
-            setattr(row, name, float(value) if isinstance(value, str) and name not in _TEXTS else value)
+            if name == MEASURED:
+                measured: list[Measurement] = _checked(_MEASUREMENTS, value)
+                row.measurements += measured
+            else:
+                setattr(row, name, float(value) if isinstance(value, str) and name not in _TEXTS else value)
     asked = run.asked
     run.failing.update({(p, r): [asked[number] for number in numbers] for p, r, numbers in data["failing"]})
     run.worst.update({(p, r): (float(ratio), asked[number]) for p, r, ratio, number in data["worst"]})

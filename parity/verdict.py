@@ -43,6 +43,7 @@ class Judgement:
         powerless: Whether a tensor of zeros would pass as well: the case is ill-conditioned here and says nothing.
         special: NaN, infinities, zeros and subnormals of the port that differ from the reference's.
         detail: More for whoever mends it: the traceback of a port that raised.
+        predicted: Predicted relative error: `conditioning` times the unit roundoff of the tensor's own dtype.
     """
 
     passed: bool
@@ -58,6 +59,7 @@ class Judgement:
     kappa: float = 0.0
     powerless: bool = False
     predicted_ratio: float = 0.0
+    predicted: float = 0.0
 
 
 def failed(reason: str, detail: str = "") -> Judgement:
@@ -129,6 +131,7 @@ def judge(
         special=special,
         kappa=kappa,
         predicted_ratio=max(gates.get("rms error", 0.0), gates.get("largest error", 0.0)),
+        predicted=noise_rms / metrics.truth_rms if metrics.truth_rms > 0 else 0.0,
         powerless=allowance is not None and _zeros_would_pass(truth.values, metrics.truth_rms, allowance),
     )
 

@@ -14,8 +14,7 @@ from parity.errors import GateError, NothingToJudgeError
 from parity.files import JOURNAL
 from parity.gate.drift import Bits, Group
 from parity.gate.records import read_object, require_schema
-from parity.report.tables import SCHEMA
-from parity.report.write import SUMMARY
+from parity.pages import LAYERS, SCHEMA, SUMMARY
 from parity.spec.precision import RUNGS
 
 AGAIN: Final = "run `parity run` again"
@@ -167,7 +166,7 @@ def _require_whole(run: Run, data: Mapping[str, Any]) -> None:
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
-    path = folder / "layers.csv"
+    path = folder / LAYERS
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parity.metrics.arrays import Index, as_array, paired, unravel
-from parity.metrics.ulp import finite_ulp_error, round_to, round_to_spacing, ulp
+from parity.metrics.ulp import finite_ulp_error, round_to, round_to_spacing, ulp, ulp_counts
 from parity.spec.arrays import Array
 from parity.spec.precision import Rung
 
@@ -38,6 +38,7 @@ class ErrorMetrics:
         bias: mean(e) / (rms(T)*u); signed infinity where T is 0 and mean(e) is not.
         bias_z: mean(e) / (sd/sqrt(n)), sd with n - 1; 0 where sd is 0.
         correctly_rounded: share of elements that equal T rounded to the format; -0 equals +0.
+        ulp_counts: elements by octave of |e|/ulp(T), as `ulp_counts` bins them; empty where there are no elements.
     """
 
     count: int = 0
@@ -53,6 +54,7 @@ class ErrorMetrics:
     bias: float = 0.0
     bias_z: float = 0.0
     correctly_rounded: float = 0.0
+    ulp_counts: tuple[int, ...] = ()
 
     @property
     def l2(self) -> float:
@@ -88,7 +90,8 @@ def measure(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung) -> ErrorMet
         signed = _signed(error)
         scaled_truth = _scaled(exact, float(np.abs(exact).max()))
         spacing = ulp(exact, rung)
-        ulp_p50, ulp_p99, ulp_max = _quantiles(finite_ulp_error(computed, exact, spacing))
+        in_ulps = finite_ulp_error(computed, exact, spacing)
+        ulp_p50, ulp_p99, ulp_max = _quantiles(in_ulps)
         correct = np.count_nonzero(computed == round_to_spacing(exact, spacing, rung))
     flat = signed.position if positions is None else int(positions[signed.position])
     return ErrorMetrics(
@@ -105,6 +108,7 @@ def measure(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung) -> ErrorMet
         bias=_bias(signed, scaled_truth, rung),
         bias_z=signed.z,
         correctly_rounded=int(correct) / computed.size,
+        ulp_counts=ulp_counts(in_ulps),
     )
 
 

@@ -9,6 +9,7 @@ Goldberg's definition of ulp(x) extended to all reals.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,11 @@ _F64_DIGITS: Final = 53
 _F64_EMIN: Final = -1022
 _EXPONENT_BITS: Final = np.int64(0x7FF0_0000_0000_0000)
 _LARGEST_BINADE: Final = 2.0**1023
+_F64_FRACTION: Final = 52
+_F64_BIAS: Final = 1023
+
+ULP_EDGES: Final = tuple(2.0**exponent for exponent in range(-4, 13))
+"""Inner edges of a histogram of errors in ulps: octaves from 1/16 to 4096; 1/2 is where correct rounding ends."""
 
 
 def ulp(truth: npt.ArrayLike, rung: Rung) -> Array:
@@ -81,6 +87,23 @@ def finite_ulp_error(actual: Array, truth: Array, spacing: Array) -> Array:
         The error, same shape. The caller silences overflow: a quotient may leave the range of float64.
     """
     return np.asarray(np.abs(actual / spacing - truth / spacing))
+
+
+def ulp_counts(errors: Array) -> tuple[int, ...]:
+    """Count errors by octave: [0, 1/16), [1/16, 1/8), ..., [2048, 4096), [4096, infinity].
+
+    The octave is read off the exponent bits, so that a power of two falls into the bin that it opens.
+
+    Args:
+        errors: |e|/ulp(T), any shape, not negative, not NaN; infinity falls into the last bin.
+
+    Returns:
+        len(ULP_EDGES) + 1 counts.
+    """
+    low, high = math.frexp(ULP_EDGES[0])[1] - 2, math.frexp(ULP_EDGES[-1])[1] - 1
+    octaves = (np.ascontiguousarray(errors).view(np.int64).ravel() >> _F64_FRACTION) - _F64_BIAS
+    counts = np.bincount(np.clip(octaves, low, high) - low, minlength=len(ULP_EDGES) + 1)
+    return tuple(int(count) for count in counts)
 
 
 def ordered(values: npt.ArrayLike, rung: Rung) -> npt.NDArray[np.int64]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from parity.plain import json_text
+from parity.metrics.ulp import ULP_EDGES
+from parity.pages import DETAILS, LAYERS, SCHEMA, digest
+from parity.plain import json_line, json_text
 from parity.results import Results, Row
 
-SCHEMA = 2
-"""Version of both files; it grows when a column changes its meaning, or a program needs one that was not there."""
+UNCOLUMNED = frozenset({"rerun", "port_ulps", "reference_ulps", "measurements"})
+"""Fields of a row that are no columns of layers.csv: report.md and details.json have them."""
 
 
 def layers_frame(results: Results) -> pd.DataFrame:
@@ -19,8 +21,8 @@ def layers_frame(results: Results) -> pd.DataFrame:
 
     The command that reruns a worst case follows from component, profile, rung and case; report.md spells it out.
     """
-    columns = [field.name for field in fields(Row) if field.name != "rerun"]
-    rows = [asdict(row) for row in results.rows]
+    columns = [field.name for field in fields(Row) if field.name not in UNCOLUMNED]
+    rows = [{name: getattr(row, name) for name in columns} for row in results.rows]
     rows += [
         asdict(Row(skip.component, skip.profile, skip.rung, "*", "none", 0, verdict="skip", reason=skip.reason))
         for skip in results.skips
@@ -77,5 +79,53 @@ def summary(results: Results) -> dict[str, Any]:
 
 
 def summary_json(results: Results) -> str:
-    """Return the summary as JSON; what is infinite is written as the text "infinity"."""
-    return json_text(summary(results), sort_keys=True)
+    """Return the summary as JSON; what is infinite is written as the text "infinity".
+
+    It names the digests of layers.csv and details.json, so that files of two runs are not taken for those of one.
+    """
+    files = {LAYERS: digest(layers_csv(results)), DETAILS: digest(details_json(results))}
+    return json_text({**summary(results), "files": files}, sort_keys=True)
+
+
+def details_json(results: Results) -> str:
+    """Return what a page draws beside layers.csv, as one line of JSON a run: histograms, single cases, blame, bits.
+
+    Cases are listed once, in the order in which they first occur; the series name them by their place.
+    """
+    places: dict[str, int] = {}
+    series = [_series(row, places) for row in results.rows if row.measurements]
+    document = {
+        "schema": SCHEMA,
+        "ulp_edges": list(ULP_EDGES),
+        "histograms": [_histogram(row) for row in results.rows if row.port_ulps],
+        "series": series,
+        "cases": list(places),
+        "blame": [asdict(blame) for blame in results.blames],
+        "bits": results.bits,
+        "sources": results.sources,
+    }
+    return json_line(document)
+
+
+def _place(row: Row) -> dict[str, str]:
+    return {"component": row.component, "profile": row.profile, "rung": row.rung, "tensor": row.tensor}
+
+
+def _histogram(row: Row) -> dict[str, Any]:
+    return {**_place(row), "port": row.port_ulps, "reference": row.reference_ulps}
+
+
+def _series(row: Row, places: dict[str, int]) -> dict[str, Any]:
+    """Errors of an output, case by case; nine significant digits, as in layers.csv."""
+    found = row.measurements
+    return {
+        **_place(row),
+        "case": [places.setdefault(each.case, len(places)) for each in found],
+        "port": [_rounded(each.port) for each in found],
+        "reference": [_rounded(each.reference) for each in found],
+        "predicted": [_rounded(each.predicted) for each in found],
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.9g}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from parity.errors import OutputError
+from parity.pages import DETAILS, LAYERS, PAGE, SUMMARY
 from parity.replay.files import remove_bundles, write_bundle
 
-SUMMARY: Final = "summary.json"
-REPORT_FILES: Final = ("layers.csv", "report.md", SUMMARY)
+REPORT_FILES: Final = (LAYERS, DETAILS, "report.md", PAGE, SUMMARY)
 """In the order in which they are put in place: a folder holds a report if and only if it has the last one."""
 
 

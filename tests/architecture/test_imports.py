@@ -23,7 +23,7 @@ LAYERED, REFERENCE, PORT, NUMBERS, BUNDLE, REFERENCE_SIDE, PORT_SIDE, HARNESS = 
     "A module imports only from the layers beneath its own",
     "The reference knows no MLX",
     "The port computes with MLX alone",
-    "Specification, measures, tolerances and cases know no framework",
+    "Specification, measures, tolerances, cases and pages know no framework",
     "A bundle is read without a framework",
     "The reference's side needs no MLX",
     "The port's side needs no torch",

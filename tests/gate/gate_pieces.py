@@ -17,7 +17,8 @@ from harness_pieces import Finished, filled_row, invoke, results_of
 
 from parity.accuracy import Assessment, Ratio, Stratum, judge_ratios
 from parity.code import code_hash
-from parity.report import layers_csv, summary_json, write_report
+from parity.pages import DETAILS, LAYERS, PAGE, SUMMARY
+from parity.report import details_json, layers_csv, summary_json, write_report
 from parity.results import Digest, Results, Row
 
 PROFILE = "canonical"
@@ -114,9 +115,11 @@ def write(folder: Path, found: Results) -> Path:
     """Write results as a run's report."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "layers.csv": layers_csv(found),
+        LAYERS: layers_csv(found),
+        DETAILS: details_json(found),
         "report.md": "",
-        "summary.json": summary_json(found),
+        PAGE: "",
+        SUMMARY: summary_json(found),
     }
     write_report(folder, texts)
     return folder

@@ -15,7 +15,7 @@ from torch import nn as tnn
 from parity import run as run_module
 from parity.api import Pair, complete
 from parity.gradients import NO_GRADIENT
-from parity.report import layers_csv, summary_json
+from parity.report import details_json, layers_csv, summary_json
 from parity.results import Results
 from parity.resume import NoProgress, Progress, progress_of
 from parity.run import Plan, execute
@@ -83,6 +83,7 @@ def whole() -> Results:
 
 def same(one: Results, other: Results) -> None:
     assert layers_csv(one) == layers_csv(other)
+    assert details_json(one) == details_json(other)
     assert summary_json(one) == summary_json(other)
     assert one.rows == other.rows
     assert one.failures == other.failures
@@ -96,6 +97,8 @@ def test_gradients_and_special_values_survive_an_interruption(
 ) -> None:
     assert {failure.kind for failure in whole.failures} == {"gradient", "special"}
     assert any(row.kind == "gradient" and row.verdict == "fail" for row in whole.rows)
+    assert all(row.port_ulps for row in whole.rows)
+    assert all(len(row.measurements) == row.cases for row in whole.rows if row.kind == "output")
     assert NO_GRADIENT in whole.unpaired["net"].values()
     with monkeypatch.context() as patch, progress_of(tmp_path, HEADER, resume=False) as begun:
         patch.setattr(run_module._PairRun, "_assess", interrupt)

@@ -17,6 +17,7 @@ from torch import nn as tnn
 from parity import gradients
 from parity.api import Pair, complete
 from parity.backends.gradients import draw_cotangents
+from parity.blame.failures import blame_failures
 from parity.cases import corpus_cases
 from parity.examine import Bench, Modules
 from parity.gradient_run import FORWARD_FAILS
@@ -127,6 +128,12 @@ def test_a_wrong_derivative_fails_though_every_value_is_right(fault: str, rung: 
     assert all(row.verdict == "pass" for row in results.rows if row.kind != "gradient")
     assert results.exit_code == 1
     assert ("no derivative here" in failure.reason) == (fault == "refused")
+
+
+def test_a_wrong_derivative_is_traced_backwards() -> None:
+    found = pair(lambda n: Port(n, tanh_wrong))
+    (blame,) = blame_failures([found], [CANONICAL], run(found, ("f64",)))
+    assert [row["module"] for row in blame.rows if row["verdict"] == "culprit"] == [""], blame.sentence
 
 
 def test_the_command_of_a_failure_names_the_case_and_blame() -> None:

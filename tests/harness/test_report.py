@@ -281,7 +281,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
 
 
-def test_a_report_is_three_files_and_nothing_else(tmp_path: Path) -> None:
+def test_a_report_is_its_files_and_nothing_else(tmp_path: Path) -> None:
     write_report(tmp_path, NEW)
     assert contents(tmp_path) == NEW
 
@@ -316,9 +316,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, name: str, at: int, after: bool, 
 
 
 INTERRUPTIONS = [
-    *[("fsync", at, after) for at in range(3) for after in (False, True)],
+    *[("fsync", at, after) for at in range(len(REPORT_FILES)) for after in (False, True)],
     *[("unlink", 0, after) for after in (False, True)],
-    *[("replace", at, after) for at in range(3) for after in (False, True)],
+    *[("replace", at, after) for at in range(len(REPORT_FILES)) for after in (False, True)],
 ]
 
 

@@ -24,6 +24,7 @@ from parity.metrics import (
     ulp,
     ulp_error,
 )
+from parity.metrics.ulp import ULP_EDGES
 from parity.spec.arrays import Array
 from parity.spec.precision import RUNGS, Rung
 
@@ -75,7 +76,15 @@ def oracle(actual: Array, truth: Array, rung: Rung) -> ErrorMetrics:
         bias=quotient(real(mean), truth_rms * rung.u),
         bias_z=float(real(mean) / mpmath.sqrt(real(variance / n))) if variance else 0.0,
         correctly_rounded=correct / n,
+        ulp_counts=octaves(ulps),
     )
+
+
+def octaves(ulps: list[Fraction]) -> tuple[int, ...]:
+    counts = [0] * (len(ULP_EDGES) + 1)
+    for error in ulps:
+        counts[sum(error >= edge for edge in ULP_EDGES)] += 1
+    return tuple(counts)
 
 
 def total(terms: Iterable[Fraction]) -> Fraction:
@@ -139,6 +148,7 @@ def test_measure_gives_the_values_worked_by_hand() -> None:
         bias=(step / 2) / (5 / math.sqrt(2) * F32.u),
         bias_z=1.0,
         correctly_rounded=0.5,
+        ulp_counts=(1, *[0] * 4, 1, *[0] * 12),
     )
     assert_same(metrics, expected)
 
@@ -148,7 +158,8 @@ def test_measure_gives_the_values_worked_by_hand() -> None:
 def test_no_statistic_is_ever_nan_or_negative_where_it_is_a_magnitude(draw: Draw) -> None:
     actual, truth = round_to(draw.reals(0), draw.rung), draw.reals(1)
     metrics = dataclasses.asdict(measure(actual, truth, draw.rung))
-    metrics.pop("max_abs_index")
+    del metrics["max_abs_index"]
+    assert sum(metrics.pop("ulp_counts")) == metrics["count"]
     assert not any(math.isnan(value) for value in metrics.values())
     assert all(value >= 0 for name, value in metrics.items() if not name.startswith("bias"))
 
@@ -260,7 +271,8 @@ def test_only_the_truth_being_zero_makes_the_relative_statistics_infinite() -> N
 
 def test_zero_against_zero_has_no_error_and_minus_zero_counts_as_zero() -> None:
     metrics = measure([0.0, -0.0], [-0.0, 0.0], F32)
-    assert metrics == ErrorMetrics(count=2, max_abs_index=(0,), correctly_rounded=1.0)
+    exact = (2, *[0] * len(ULP_EDGES))
+    assert metrics == ErrorMetrics(count=2, max_abs_index=(0,), correctly_rounded=1.0, ulp_counts=exact)
 
 
 @pytest.mark.parametrize("values", [np.empty(0), np.empty((0, 3)), [NAN, NAN], [INF]], ids=str)
