@@ -253,14 +253,14 @@ class Results:
 
     @property
     def verdict(self) -> Literal["pass", "fail", "nothing compared"]:
-        """`fail` if anything failed, `nothing compared` if nothing was measured, else `pass`."""
+        """`fail` if anything failed; `nothing compared` if no value was, whatever gradients were; else `pass`."""
         if (
             self.failures
             or any(row.verdict == "fail" for row in self.rows)
             or not all(assessment.passed for assessment in self.assessments)
         ):
             return "fail"
-        return "pass" if self.compared else "nothing compared"
+        return "pass" if any(row.elements for row in self.rows if row.kind != "gradient") else "nothing compared"
 
     @property
     def exit_code(self) -> int:

@@ -197,8 +197,10 @@ def executed(plan: Plan) -> Results:
         RuntimeError: A component was compared at a rung with nothing, and no reason is given.
     """
     results = execute(plan, Results({}))
-    answered = {(row.component, row.profile, row.rung) for row in results.rows if row.elements or row.cases_failed}
-    answered |= {(skip.component, skip.profile, skip.rung) for skip in results.skips}
+    values = [row for row in results.rows if row.kind != "gradient"]
+    answered = {(row.component, row.profile, row.rung) for row in values if row.elements or row.cases_failed}
+    skips = [skip for skip in results.skips if not skip.reason.startswith("gradients")]
+    answered |= {(skip.component, skip.profile, skip.rung) for skip in skips}
     for pair in plan.pairs:
         for profile in plan.profiles:
             for rung in plan.rungs:

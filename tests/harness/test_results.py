@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -121,3 +122,10 @@ def test_a_row_that_compared_nothing_does_not_hide_behind_one_that_did() -> None
     hollow.add(judge(nans, nans, nans, F32, Allowance(9, 9), 1.0, None), pooler_case(), "")
     assert hollow.elements == 0
     assert results_of([filled_row(0.5), hollow]).verdict != "pass"
+
+
+def test_gradients_alone_are_nothing_compared() -> None:
+    values = Row("mlp", "canonical", "f64", "y", "output", 0)
+    gradients = Row("mlp", "canonical", "f64", "gradient of x", "gradient", 1, elements=5, cases=1)
+    assert Results({}, rows=[values, gradients]).exit_code == 3
+    assert Results({}, rows=[replace(values, elements=1), gradients]).exit_code == 0

@@ -131,8 +131,12 @@ def test_a_users_mistake_is_one_line(arguments: tuple[str, ...], catalogue: str,
     assert done.stderr.count("\n") == 1
 
 
+# A shell starts what it puts into the background with interrupts ignored.
+HEEDED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from parity.cli import main; main()"
+
+
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "parity.cli", "mutants", "--catalogue", "stand_ins:GOOD", *arguments]
+    return [sys.executable, "-c", HEEDED, "mutants", "--catalogue", "stand_ins:GOOD", *arguments]
 
 
 def environment() -> dict[str, str]:

@@ -109,7 +109,9 @@ def test_a_wrong_gradient_of_a_right_forward_pass_is_killed_backwards() -> None:
         ("gradient", "act", 1)
     ] * 2
     assert outcome.findings[0].margin > trial.WEAK
-    assert not tried(replace(stand_ins.VJP, seen_by="run"), rungs=("f64",)).killed, "forwards nothing is wrong"
+    whole = tried(replace(stand_ins.VJP, seen_by="run"), rungs=("f64",)).at("f64")
+    assert whole is not None
+    assert (whole.killed, whole.rank) == ("gradient", 1), "forwards nothing is wrong, and the run goes on to gradients"
     right = replace(stand_ins.IDLE, seen_by="gradients", equivalent="nothing is changed")
     assert not tried(right).killed
 
