@@ -133,7 +133,7 @@ def test_a_wrong_derivative_fails_though_every_value_is_right(fault: str, rung: 
 def test_a_wrong_derivative_is_traced_backwards() -> None:
     found = pair(lambda n: Port(n, tanh_wrong))
     (blame,) = blame_failures([found], [CANONICAL], run(found, ("f64",)))
-    assert [row["module"] for row in blame.rows if row["verdict"] == "culprit"] == [""], blame.sentence
+    assert [row["module"] for row in blame.rows if row["verdict"] == "wiring"] == [""], blame.sentence
 
 
 def test_the_command_of_a_failure_names_the_case_and_blame() -> None:
