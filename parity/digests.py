@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from parity.cases import Case
 from parity.results import Digest
-from parity.trace import Trace, TracedTensor
+from parity.trace import TracedTensor
+
+GRADIENTS: Final = "gradients"
+"""Name of the one hash over all gradients: there are as many as parameters, and a baseline is read by people."""
 
 DIGITS: Final = 8
 """Hexadecimal digits of a hash: two different outcomes agree with a probability of 2^-32."""
@@ -23,7 +27,7 @@ class RunningDigest:
         self.cases = ""
         self.tensors: dict[str, str] = {}
 
-    def add(self, case: Case, names: Iterable[str], port: Trace | None) -> None:
+    def add(self, case: Case, names: Iterable[str], port: Mapping[str, TracedTensor] | None) -> None:
         """Add one case: the tensors called `names`, in their order; a tensor that is missing counts as such."""
         self.cases = _chained(self.cases, case.to_json().encode())
         for name in names:
@@ -37,6 +41,16 @@ class RunningDigest:
     def digest(self, component: str, profile: str, rung: str) -> Digest:
         """Return what was gathered."""
         return Digest(component, profile, rung, self.cases, dict(self.tensors))
+
+
+def joined(values: Digest, gradients: Digest) -> Digest:
+    """Return `values` with one hash of all gradients behind the tensors, and that of their cases behind the cases'."""
+    every = "".join(f"{name}\n{tensor}\n" for name, tensor in gradients.tensors.items())
+    return replace(
+        values,
+        cases=values.cases + gradients.cases,
+        tensors={**values.tensors, GRADIENTS: _chained("", every.encode())},
+    )
 
 
 def _chained(before: str, content: bytes) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from parity.cases import Case
+from parity.digests import RunningDigest
 from parity.examine import Bench, first_bad
 from parity.gradients import GRADIENT_RUNGS, KINK, GradientBench, GradientCheck, examine_gradients
 from parity.pairs import Pair
-from parity.results import Failure, Row, Skip
+from parity.results import Digest, Failure, Row, Skip
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import HyperProfile
 
@@ -44,6 +46,7 @@ class GradientRun:
         self._rows: dict[tuple[str, str, str], Row] = {}
         self.skips: list[Skip] = []
         self.unpaired: dict[str, str] = {}
+        self._digests: dict[tuple[str, RungName], RunningDigest] = defaultdict(RunningDigest)
         self._failing: dict[tuple[str, RungName], list[tuple[Case, GradientCheck]]] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._case_skips: dict[tuple[str, str, str], int] = {}
@@ -67,6 +70,10 @@ class GradientRun:
         """Return the rows by profile, rung and name, their places behind those of the forward pass."""
         behind = 1 + max((row.order for row in tensors), default=-1)
         return {key: replace(row, order=row.order + behind) for key, row in self._rows.items()}
+
+    def digests(self) -> list[Digest]:
+        """Return what the port gave, bit for bit."""
+        return [digest.digest(self.pair.name, profile, rung) for (profile, rung), digest in self._digests.items()]
 
     def failures(self) -> list[Failure]:
         """Describe every failing profile and rung by its smallest failing case."""
@@ -95,6 +102,7 @@ class GradientRun:
             return
         self._counts[profile.name, rung] = self._counts.get((profile.name, rung), 0) + 1
         self.unpaired |= found.unpaired
+        self._digests[profile.name, rung].add(case, found.judgements, found.port)
         if found.beside:
             self._skip(profile, rung, KINK)
         for order, (name, judgement) in enumerate(found.judgements.items()):

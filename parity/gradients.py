@@ -44,14 +44,16 @@ _UNDERIVED: Final = "is not implemented"
 class GradientCheck:
     """Judgements of one case's gradients at one rung, or why there are none.
 
-    `beside` says that they are those beside a tie or a kink, where both sides agree. `unpaired` are the parameters of
-    the reference whose gradients were compared with nothing, each with the reason.
+    `port` are the port's gradients that were judged. `beside` says that they are those beside a tie or a kink, where
+    both sides agree. `unpaired` are the parameters of the reference whose gradients were compared with nothing, each
+    with the reason.
     """
 
     judgements: Mapping[str, Judgement]
     skipped: str = ""
     unpaired: Mapping[str, str] = field(default_factory=dict)
     beside: bool = False
+    port: Mapping[str, TracedTensor] = field(default_factory=dict)
 
 
 class GradientBench:
@@ -167,7 +169,7 @@ def _examined(bench: GradientBench, profile: HyperProfile, rung: Rung) -> Gradie
     judgements = _judged(bench, rung, port, SCREENING_DRAWS)
     if any(REFINE_FROM < judgement.predicted_ratio < math.inf for judgement in judgements.values()):
         judgements = _judged(bench, rung, port, REFINED_DRAWS)
-    return GradientCheck(judgements, unpaired=apart)
+    return GradientCheck(judgements, unpaired=apart, port=port)
 
 
 def _judged(bench: GradientBench, rung: Rung, port: Mapping[str, TracedTensor], draws: int) -> dict[str, Judgement]:

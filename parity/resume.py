@@ -21,7 +21,7 @@ from parity.cases import Case
 from parity.errors import ConfigError, ResumeError
 from parity.files import JOURNAL
 from parity.journal import Journal, JournalKind, header_of, open_journal
-from parity.results import Failure, Measurement, Row, Skip
+from parity.results import Digest, Failure, Measurement, Row, Skip
 
 FORMAT: Final = 1
 Checked = TypeVar("Checked")
@@ -219,12 +219,13 @@ def unpack_assessments(data: Any) -> list[Assessment]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a step over all cases of a component found: its own rows, failures, skips, what has no counterpart."""
+    """What a step over all cases of a component found: rows, failures, skips, what has no counterpart, digests."""
 
     rows: list[Row] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     unpaired: dict[str, str] = field(default_factory=dict)
+    digests: list[Digest] = field(default_factory=list)
 
 
 _FOUND: Final = TypeAdapter(Found)

@@ -12,14 +12,14 @@ from typing import Final
 from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
 from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
-from parity.digests import RunningDigest
+from parity.digests import RunningDigest, joined
 from parity.errors import CaseError, NotImplementedYetError, WeightsError
 from parity.examine import Bench, Examination, Modules, classify_tensor, examine, fidelity, first_bad
 from parity.gradient_run import GradientRun
 from parity.pairs import Pair
 from parity.replay.files import BUNDLES
 from parity.replay.pack import pack
-from parity.results import Failure, Fidelity, Results, Row, Skip
+from parity.results import Digest, Failure, Fidelity, Results, Row, Skip
 from parity.resume import (
     Found,
     NoProgress,
@@ -247,9 +247,7 @@ class _PairRun:
             self._finish_case(number, case)
         gradients = self._finish("gradients", self._differentiate)
         results.rows += self._sorted([*self.rows.values(), *gradients.rows])
-        results.digests += [
-            digest.digest(self.pair.name, profile, rung) for (profile, rung), digest in self.digests.items()
-        ]
+        results.digests += list(self._digests_with(gradients.digests))
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
         self._add(results, self._finish("failures", lambda: Found(failures=self._failures())), gradients)
@@ -271,7 +269,15 @@ class _PairRun:
             failures=gradients.failures(),
             skips=gradients.skips,
             unpaired=gradients.unpaired,
+            digests=gradients.digests(),
         )
+
+    def _digests_with(self, gradients: Iterable[Digest]) -> Iterator[Digest]:
+        """Yield what the port gave under every profile at every rung, gradients where there are any."""
+        found = {(digest.profile, digest.rung): digest for digest in gradients}
+        for (profile, rung), running in self.digests.items():
+            values = running.digest(self.component, profile, rung)
+            yield joined(values, found[profile, rung]) if (profile, rung) in found else values
 
     def _differentiated(self) -> list[Case]:
         """The cases whose gradients are judged: those that were named, else the corpus, else the first drawn ones."""

@@ -14,7 +14,8 @@ from parity.errors import GateError, NothingToJudgeError
 from parity.files import JOURNAL
 from parity.gate.drift import Bits, Group
 from parity.gate.records import read_object, require_schema
-from parity.pages import LAYERS, SCHEMA, SUMMARY
+from parity.pages import DETAILS, LAYERS, SCHEMA, SUMMARY
+from parity.pages.run_files import digest
 from parity.spec.precision import RUNGS
 
 AGAIN: Final = "run `parity run` again"
@@ -120,6 +121,7 @@ def read_run(folder: Path) -> Run:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise GateError(f"summary {str(path)!r} is damaged: {what}; {AGAIN}") from None
     _require_whole(run, data)
+    _require_same_files(folder, data)
     return run
 
 
@@ -163,6 +165,23 @@ def _require_whole(run: Run, data: Mapping[str, Any]) -> None:
         raise NothingToJudgeError(f"run {where!r} is empty: it has no row that was judged")
     if not run.elements:
         raise NothingToJudgeError(f"run {where!r} compared zero elements")
+
+
+def _require_same_files(folder: Path, data: Mapping[str, Any]) -> None:
+    """Refuse files that the summary was not written with: a number edited by hand, or those of another run."""
+    named = data.get("files")
+    for name in (LAYERS, DETAILS):
+        try:
+            with (folder / name).open(encoding="utf-8", newline="") as file:
+                found = digest(file.read())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise GateError(f"{name} of run {str(folder)!r} is unreadable: {reason}; {AGAIN}") from None
+        if not isinstance(named, dict) or named.get(name) != found:
+            raise GateError(
+                f"run {str(folder)!r} contradicts itself: {name} is not the one that {SUMMARY} was written with; "
+                f"{AGAIN}"
+            )
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from harness_pieces import Finished, filled_row, invoke, results_of
 
 from parity.accuracy import Assessment, Ratio, Stratum, judge_ratios
 from parity.code import code_hash
+from parity.digests import GRADIENTS
 from parity.pages import DETAILS, LAYERS, PAGE, SUMMARY
 from parity.report import details_json, layers_csv, summary_json, write_report
 from parity.results import Digest, Results, Row
@@ -63,8 +64,15 @@ def results(seed: int = 0, drift: float = 0.0, only: Callable[[Stratum], bool] =
     )
     found.assessments = [assessment_of(s, bits_of(s, seed, drift if only(s) else 0.0)) for s in STRATA]
     moved = "drift" if drift else "same"
+    gradients = ({GRADIENTS: "same"}, {})
     found.digests = [
-        Digest(name, PROFILE, rung, f"cases{seed}", {"h": "same", "y": moved if rung == "f32" else "same"})
+        Digest(
+            name,
+            PROFILE,
+            rung,
+            f"cases{seed}",
+            {"h": "same", "y": moved if rung == "f32" else "same"} | gradients[rung == "bf16"],
+        )
         for name, rung in groups
     ]
     found.meta = {

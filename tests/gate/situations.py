@@ -18,6 +18,7 @@ from gate_pieces import (
     zeroed,
 )
 
+from parity.digests import GRADIENTS
 from parity.files import JOURNAL
 
 
@@ -92,6 +93,24 @@ def soon(data: Any) -> None:
 
 def own_of(data: Any) -> Any:
     return next(iter(data["environments"].values()))
+
+
+def changed_digit(place: Place) -> None:
+    """Somebody makes an error of layers.csv smaller: as many rows and elements as before."""
+    path = place.run / "layers.csv"
+    written = path.read_bytes()
+    column = written.splitlines()[0].split(b",").index(b"port_rel_l2")
+    head, first, *rest = written.splitlines(keepends=True)
+    cells = first.split(b",")
+    cells[column] = b"1e-30"
+    path.write_bytes(b"".join([head, b",".join(cells), *rest]))
+
+
+def other_gradients(found: Any) -> Any:
+    """The same values, another derivative."""
+    first = found.digests[0]
+    found.digests[0] = dataclasses.replace(first, tensors={**first.tensors, GRADIENTS: "moved"})
+    return found
 
 
 def worsened(found: Any) -> Any:
@@ -179,7 +198,8 @@ SITUATIONS = (
     ),
     # Drift.
     Situation("other bits in the same environment, of the same cases", 1, "other bits", run(seed=0, drift=0.001)),
-    Situation("a tensor more than accepted", 1, "accepted were 2", run(more_tensors)),
+    Situation("other gradients of the same values", 1, "the first is gradients", run(other_gradients)),
+    Situation("a tensor more than accepted", 1, "accepted were 3", run(more_tensors)),
     Situation("an error larger by 40 % everywhere", 1, "error grew", run(seed=7, drift=0.5)),
     Situation(
         "an error larger in one stratum alone",
@@ -293,6 +313,9 @@ SITUATIONS = (
         "contradicts itself",
         summary(lambda data: data["counts"].update(elements_compared=1)),
     ),
+    Situation("a digit of layers.csv changed by hand", 2, "was written with", run_and(changed_digit)),
+    Situation("details.json of another run", 2, "details.json", text("run/details.json", "{}")),
+    Situation("no details.json", 2, "details.json", gone("run/details.json")),
     Situation("no layers.csv", 2, "layers.csv", gone("run/layers.csv")),
     Situation(
         "half a layers.csv",
