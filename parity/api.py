@@ -36,7 +36,9 @@ PLAIN: Final = "CONFIGURATION"
 """The key under which a case holds a configuration that is one plain value."""
 
 AS_BUILT: Final = "as built"
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LONGEST: Final = 100
+"""Characters of a pair's name: files are called by it."""
+_NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ class Pair:
     def __post_init__(self) -> None:
         name: object = self.name
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(f"the name of a pair is made of letters, digits, '_', '.' and '-'; got {name!r}")
+            raise ConfigError(
+                f"the name of a pair is made of letters, digits, '_', '.' and '-', {LONGEST} at most; got {name!r}"
+            )
         for problem in _problems(self):
             raise ConfigError(f"pair {self.name!r}: {problem}")
 

@@ -36,7 +36,7 @@ from parity import (
     zoo_command,
 )
 from parity.errors import CaseError, ParityError
-from parity.plain import json_text
+from parity.plain import json_text, one_line
 from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
 from parity.terminal import progress_bar
@@ -226,7 +226,7 @@ def _guarded(command: Callable[[], int], interrupted: str) -> int:
             os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", folder)
             return command()
     except ParityError as error:
-        sys.stderr.write(f"parity: {error}\n")
+        sys.stderr.write(f"parity: {one_line(error)}\n")
         return 2
     except KeyboardInterrupt as interruption:
         sys.stderr.write(f"parity: interrupted; {str(interruption) or interrupted}\n")

@@ -36,6 +36,12 @@ LONGEST_NAME: Final = 1000
 
 
 def one_line(text: object) -> str:
-    """Return `text` on one line, what is no printable character spelt out, and cut where it is very long."""
+    """Return `text` on one line, what is no printable character spelt out, the middle left out where it is very long.
+
+    The end stays: it is where a message says what to do.
+    """
     line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
-    return line if len(line) <= LONGEST_NAME else f"{line[:LONGEST_NAME]}... ({len(line)} characters)"
+    if len(line) <= LONGEST_NAME:
+        return line
+    half = LONGEST_NAME // 2
+    return f"{line[:half]} ... ({len(line)} characters) ... {line[-half:]}"
