@@ -54,6 +54,20 @@ def precision(session: nox.Session) -> None:
 
 
 @nox.session
+def gate(session: nox.Session) -> None:
+    """Hold the last run against the accepted baseline: docs/gate.md. Arguments go to `parity gate`."""
+    install(session)
+    session.run("parity", "gate", "reports/latest", "--html", "reports/latest/gate.html", *session.posargs)
+
+
+@nox.session
+def drift(session: nox.Session) -> None:
+    """Count right runs that the gate stops, and planted drifts that it sees. Arguments go to the benchmark."""
+    install(session)
+    session.run("python", "benchmarks/drift.py", *session.posargs)
+
+
+@nox.session
 def golden(session: nox.Session) -> None:
     """Check reference and port against the original code's vectors. Arguments replace the folder."""
     install(session)

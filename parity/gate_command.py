@@ -6,6 +6,7 @@ import datetime
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -36,6 +37,9 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         markdown: Annotated[
             Path | None, typer.Option(metavar="FILE", help="Write the decision as Markdown, ledger and proposals too.")
         ] = None,
+        html: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Write the run's page with the decision in it.")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
     ) -> None:
         """Stop a run whose numerics drifted from the accepted baseline: docs/gate.md.
@@ -47,19 +51,33 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         there is nothing to judge: an empty, partial or stale run, or no baseline that fits.
         """
         raise typer.Exit(
-            guarded(lambda: _gate(run, baseline, ledger, not other_bits, markdown, as_json), "nothing was decided")
+            guarded(
+                lambda: _gate(run, baseline, ledger, not other_bits, _Outputs(markdown, html, as_json)),
+                "nothing was decided",
+            )
         )
 
 
-def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, markdown: Path | None, as_json: bool) -> int:
+@dataclass(frozen=True)
+class _Outputs:
+    """Where the decision goes besides the terminal."""
+
+    markdown: Path | None
+    html: Path | None
+    as_json: bool
+
+
+def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, outputs: _Outputs) -> int:
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
     from parity.code import code_hash
     from parity.files import write_whole
     from parity.gate.baseline import read_baseline
     from parity.gate.decide import Today, decide
     from parity.gate.ledger import read_ledger
-    from parity.gate.render import decision_document, decision_lines, decision_markdown
+    from parity.gate.render import decision_document, decision_lines, decision_markdown, page_section
     from parity.gate.runs import read_run
+    from parity.pages import read_run as read_files
+    from parity.pages import render_page
 
     try:
         run = read_run(folder)
@@ -69,9 +87,12 @@ def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, markdown:
         return 3
     today = Today(datetime.date.today(), code_hash(), _own(run.own))
     decision = decide(run, accepted, read_ledger(ledger), today, bits_stop)
-    if markdown is not None:
-        write_whole(markdown, decision_markdown(decision), "choose another with --markdown")
-    if as_json:
+    if outputs.markdown is not None:
+        write_whole(outputs.markdown, decision_markdown(decision), "choose another with --markdown")
+    if outputs.html is not None:
+        page = render_page(read_files(folder), page_section(decision))
+        write_whole(outputs.html, page, "choose another with --html")
+    if outputs.as_json:
         sys.stdout.write(json_text(decision_document(decision)))
     else:
         out = Console(highlight=False, soft_wrap=True)

@@ -12,8 +12,6 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from parity.errors import OutputError
-
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
     """Add the commands to `app`; `guarded` turns a user's mistake, or an interruption, into one line."""
@@ -101,6 +99,7 @@ class _Comparison:
 
 
 def _compare(choice: _Comparison) -> int:
+    from parity.files import write_whole
     from parity.pages import read_run
     from parity.pages.compare import compare, sides_of
     from parity.pages.compare_report import comparison_markdown, comparison_page, headline, signed
@@ -111,7 +110,7 @@ def _compare(choice: _Comparison) -> int:
     found = compare(contrasts, rungs, shlex.join(["parity", *sys.argv[1:]]))
     for path, render in ((choice.markdown, comparison_markdown), (choice.html, comparison_page)):
         if path is not None:
-            write_text(path, render(found))
+            write_whole(path, render(found), "name another file")
             typer.echo(f"wrote {path}")
     for change in found.significant[:SHOWN]:
         interval = f"{signed(change.low)} to {signed(change.high)}"
@@ -130,6 +129,7 @@ SHOWN: Final = 20
 
 
 def _report(folder: Path, html: Path | None, junit: Path | None, comment: Path | None, annotations: bool) -> int:
+    from parity.files import write_whole
     from parity.pages import PAGE, read_run, render_page
     from parity.pages.checks import annotation_lines, comment_markdown, junit_xml
 
@@ -138,27 +138,8 @@ def _report(folder: Path, html: Path | None, junit: Path | None, comment: Path |
         html = folder / PAGE
     for path, render in ((html, render_page), (junit, junit_xml), (comment, comment_markdown)):
         if path is not None:
-            write_text(path, render(run))
+            write_whole(path, render(run), "name another file")
             typer.echo(f"wrote {path}", err=annotations)
     if annotations:
         sys.stdout.write("".join(f"{line}\n" for line in annotation_lines(run)))
     return 0
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it: it is there whole or not at all.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    import os
-
-    staged = path.with_name(f".parity-{os.getpid()}-{path.name}")
-    try:
-        try:
-            staged.write_text(text, encoding="utf-8", newline="")
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}; name another file") from None

@@ -12,7 +12,7 @@ from parity.gate.baseline import Baseline
 from parity.gate.drift import Drift, group_margin, stratum_margin
 from parity.gate.findings import TITLES, Decision
 from parity.gate.ledger import Entry
-from parity.plain import one_line
+from parity.plain import one_line, plain
 
 GATE_SCHEMA: Final = 1
 SHOWN: Final = 20
@@ -53,10 +53,23 @@ def decision_document(decision: Decision) -> dict[str, Any]:
         "environment": decision.environment,
         "findings": [asdict(finding) for finding in decision.findings],
         "drifts": [_drift(drift) for drift in decision.drifts],
-        "ledger": [entry.model_dump(mode="json") for entry in decision.ledger],
+        "ledger": [{"title": entry.title, **entry.model_dump(mode="json")} for entry in decision.ledger],
         "proposals": [
             {"entry": p.entry.title, "need": p.need, "bits": p.bits, "sentence": p.sentence} for p in decision.proposals
         ],
+    }
+
+
+def page_section(decision: Decision) -> dict[str, Any]:
+    """Return what the page of a run shows of the decision."""
+    document = decision_document(decision)
+    shown = zip(document["drifts"][:SHOWN], decision.drifts, strict=False)
+    return {
+        **document,
+        "summary": summary_sentence(decision),
+        "findings": [{**finding, "title": TITLES[finding["level"]]} for finding in document["findings"]],
+        "drifts": [plain({**drift, "name": " ".join(_where(found))}) for drift, found in shown],
+        "tests": len(decision.drifts),
     }
 
 
@@ -120,15 +133,18 @@ def _drift(drift: Drift) -> dict[str, Any]:
 
 
 def _cells(drift: Drift) -> tuple[str, ...]:
-    where = asdict(drift.where).values() if isinstance(drift.where, Stratum) else drift.where
     return (
-        " ".join(where),
+        " ".join(_where(drift)),
         f"{drift.drift:+.3f}",
         f"{drift.percent:+.1f}",
         f"{drift.lower:+.3f} to {drift.upper:+.3f}",
         f"{drift.margin:.3f}",
         f"{drift.significance:+.1f}",
     )
+
+
+def _where(drift: Drift) -> Sequence[str]:
+    return list(asdict(drift.where).values()) if isinstance(drift.where, Stratum) else drift.where
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from parity.pages.html import number
 from parity.pages.payload import worst_rows
 from parity.pages.run_files import Run
+from parity.pages.terms import FAILED_WORDS, TERMS
 
 LARGEST_COMMENT: Final = 60_000
 """Characters of a comment: GitHub takes 65,536, and other things are added to it."""
@@ -103,8 +104,14 @@ def _failures(run: Run) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
 
 
 def _words(failure: Mapping[str, Any]) -> str:
-    lines = [f"first bad tensor {failure['first_bad']}: {failure['reason']}", f"again: {failure['rerun']}"]
+    lines = [f"{_what(failure)} {failure['first_bad']}: {failure['reason']}", f"again: {failure['rerun']}"]
     return "\n".join([*lines, *failure["attribution"], *([failure["detail"]] if failure["detail"] else [])])
+
+
+def _what(failure: Mapping[str, Any]) -> str:
+    """What failed: a tensor, a gradient, special values or a stratum."""
+    words = FAILED_WORDS.get(failure.get("kind", ""), TERMS["first_bad"][0])
+    return f"{words[0].lower()}{words[1:]}" + (":" if failure.get("kind") in FAILED_WORDS else "")
 
 
 def annotation_lines(run: Run) -> Iterator[str]:
@@ -157,7 +164,7 @@ def comment_markdown(run: Run) -> str:
     ]
     failures = [_failure_line(failure) for failure in summary["failures"]]
     if failures:
-        head = ["| component | profile | rung | first bad tensor | why | again |", "|---|---|---|---|---|---|"]
+        head = ["| component | profile | rung | what fails first | why | again |", "|---|---|---|---|---|---|"]
         lines = _fitted(lines, ["## Failed", "", *head], failures, LARGEST_COMMENT // 2, "failures are in summary.json")
     worst = sorted(
         worst_rows(run).items(), key=lambda item: -float("inf" if item[1]["ratio"] is None else item[1]["ratio"])
@@ -174,7 +181,9 @@ def comment_markdown(run: Run) -> str:
 
 
 def _failure_line(failure: Mapping[str, Any]) -> str:
-    words = [failure[name] for name in ("component", "profile", "rung", "first_bad", "reason")]
+    kind = "" if failure.get("kind") not in FAILED_WORDS else f" ({_what(failure).rstrip(':')})"
+    first = f"{failure['first_bad']}{kind}"
+    words = [failure["component"], failure["profile"], failure["rung"], first, failure["reason"]]
     again = str(failure["rerun"])
     shown = f"`{cell(again, most=2000)}`" if len(again) <= 2000 else "in summary.json"
     return f"| {' | '.join(cell(word) for word in words)} | {shown} |"

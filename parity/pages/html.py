@@ -18,15 +18,8 @@ import jinja2
 
 from parity.pages.payload import page_data, script_json, worst_rows
 from parity.pages.run_files import Run
-from parity.pages.terms import TERMS
+from parity.pages.terms import FAILED_WORDS, TERMS
 from parity.spec.precision import RUNGS
-
-FAILED_WORDS: Final = {
-    "gradient": "First bad gradient, where values are right",
-    "special": "Output in which NaN or infinities are misplaced, where numbers are right",
-    "stratum": "Less accurate than the reference",
-}
-"""What stands before the name of what failed, where it is no tensor."""
 
 FAILURES: Final = 50
 """Failures that are spelt out on a page; the others are counted, and stand in summary.json."""
@@ -35,9 +28,15 @@ CROPPED: Final = 160
 """Characters of a name that are shown; the whole name is in the files."""
 
 
-def render_page(run: Run) -> str:
-    """Return report.html of a run."""
-    return _page("report.html.jinja", "report.js", page_data(run), {"run": run, **_report_context(run)})
+def render_page(run: Run, gate: Mapping[str, Any] | None = None) -> str:
+    """Return report.html of a run.
+
+    Args:
+        run: The run.
+        gate: The gate's decision on it (`parity.gate.render.page_section`), which gets a section of its own.
+    """
+    data = page_data(run) | {"drifts": gate["drifts"] if gate else []}
+    return _page("report.html.jinja", "report.js", data, {"run": run, "gate": gate, **_report_context(run)})
 
 
 def render_template(template: str, script: str, data: Any, context: Mapping[str, Any]) -> str:
@@ -89,7 +88,11 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        number=number, short=short, bits=lambda value: "" if value is None else f"{value:+.1f}", count=_count
+        number=number,
+        short=short,
+        signed=signed,
+        bits=lambda value: "" if value is None else f"{value:+.1f}",
+        count=_count,
     )
     return environment
 
@@ -102,6 +105,12 @@ def number(value: Any) -> str:
     if math.isinf(value):
         return "∞"
     return f"{value:.3g}"
+
+
+def signed(value: Any) -> str:
+    """Return a number with its sign and three decimals."""
+    value = float(value)
+    return f"{value:+.3f}" if math.isfinite(value) else ("+∞" if value > 0 else "-∞")
 
 
 def short(text: object) -> str:

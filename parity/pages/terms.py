@@ -11,6 +11,27 @@ TERMS: Final[dict[str, tuple[str, str]]] = {
         "reference. Fail: something does not. Ill-conditioned: rounding is predicted to be as large as the truth, "
         "so the tensor counts neither for nor against the port.",
     ),
+    "baseline": (
+        "Baseline",
+        "The runs that were accepted, kept by environment and budget: hashes of every tensor, and mean and spread of "
+        "each stratum's loss of bits.",
+    ),
+    "drift": (
+        "Drift",
+        "How many bits less accurate than accepted the port is on average, in a stratum or in a group of them; below 0 "
+        "it is more accurate. The gate stops a run whose upper confidence bound exceeds the margin, or whose bits are "
+        "others where environment, seed and cases are the same.",
+    ),
+    "margin": (
+        "Margin",
+        "What the accepted runs can resolve: a drift as large passes with a probability of 0.1 % at most, unchanged "
+        "code is stopped with one of 0.01 % in a run.",
+    ),
+    "ledger": (
+        "Ledger",
+        "Every departure from a standard tolerance and every accepted baseline, with reason, author, date, link and "
+        "expiry. No entry loosens an absolute allowance.",
+    ),
     "component": (
         "Component",
         "A PyTorch module and its MLX port under one name, put to the same cases.",
@@ -171,3 +192,10 @@ TERMS: Final[dict[str, tuple[str, str]]] = {
     ),
 }
 """Title and explanation, by the name under which a template asks for it."""
+
+FAILED_WORDS: Final = {
+    "gradient": "First bad gradient, where values are right",
+    "special": "Output in which NaN or infinities are misplaced, where numbers are right",
+    "stratum": "Less accurate than the reference",
+}
+"""What stands before the name of what failed, where it is no tensor."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ from typing import Any
 import numpy as np
 from harness_pieces import META, failure_of, judgement_of
 
+from parity.accuracy import Stratum
 from parity.cases import Case
+from parity.gate.drift import Drift
+from parity.gate.findings import Decision, Finding
+from parity.gate.ledger import Entry, Proposal
+from parity.gate.render import page_section
 from parity.pages import Run, parse_run, read_run
 from parity.report import report_texts, write_report
 from parity.results import Blame, Fidelity, Measurement, Results, Row
@@ -98,6 +104,20 @@ def large_results(rows: int) -> Results:
     return results_with(made)
 
 
+def gate_of(name: str = "alpha") -> dict[str, Any]:
+    """A decision with a finding of every level, tests within and beyond their margins, entries and a proposal."""
+    levels = {"drift": "the error grew", "nothing": "has no baseline", "warning": "improved", "note": "allowed"}
+    findings = [Finding(level, level, f"{text}: {name}") for level, text in levels.items()]
+    drifts = [
+        Drift((name, "canonical", "f32"), 24, 0.5, 0.05, 0.35, 0.65, 0.1),
+        Drift(Stratum(name, "canonical", "f32", "long", "normal"), 6, -0.02, 0.04, -0.2, 0.16, 0.3),
+        Drift((name, "other", "f32"), 6, math.inf, 0.04, math.inf, math.inf, 0.3),
+    ]
+    signed = {"reason": name or "r", "author": "Ada", "link": "docs", "date": "2026-01-01", "expires": "2027-01-01"}
+    entry = Entry.model_validate_json(json.dumps({"kind": "margin", "component": name, "bits": 2.0, **signed}))
+    return page_section(Decision(findings, "bounds", "key", drifts, [entry], [Proposal(entry, 0.5, 0.75)]))
+
+
 def run_of(results: Results) -> Run:
     """The run as its files tell it."""
     return parse_run(report_texts(results))
@@ -121,6 +141,7 @@ __all__ = [
     "HOSTILE",
     "changed",
     "folder_of",
+    "gate_of",
     "large_results",
     "read_run",
     "results_with",

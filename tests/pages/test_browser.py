@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_pieces import HOSTILE, folder_of, results_with, row_of, run_of, small_results
+from page_pieces import HOSTILE, folder_of, gate_of, results_with, row_of, run_of, small_results
 
-from parity.pages import PAGE
+from parity.pages import PAGE, render_page
 from parity.pages.compare import compare, sides_of
 from parity.pages.compare_report import comparison_page
 from parity.results import Results
@@ -105,12 +105,18 @@ def hostile_results() -> Results:
     return results_with([row_of(name, name, "f32", name, 2.0) for name in HOSTILE.values()])
 
 
+def gate_text(name: str = "alpha") -> str:
+    return render_page(run_of(small_results(2.0)), gate_of(name))
+
+
 PAGES: dict[str, Callable[[], str | Results]] = {
     "passing": small_results,
     "failing": lambda: small_results(2.0),
     "hostile": hostile_results,
     "empty": lambda: results_with([]),
     "comparison": comparison_text,
+    "gate": gate_text,
+    "hostile gate": lambda: gate_text("".join(HOSTILE.values())),
 }
 pages = pytest.mark.parametrize("make", PAGES.values(), ids=PAGES)
 
@@ -211,6 +217,20 @@ def test_a_table_of_the_page_itself_sorts(open_page: Open) -> None:
     )
     assert values == sorted(values, reverse=True)
     assert len(set(values)) > 1
+
+
+def test_the_gate_draws_what_moved_and_its_table_sorts(open_page: Open) -> None:
+    page = open_page(gate_text()).page
+    page.evaluate("document.getElementById('drift').scrollIntoView({block: 'center', behavior: 'instant'})")
+    page.wait_for_selector("#drift canvas")
+    drawn = page.evaluate(
+        "echarts.getInstanceByDom(document.getElementById('drift')).getOption().series[0].data.map(d => d.value)"
+    )
+    assert drawn[1] == [-0.2, -0.02, -0.02, -0.02, 0.16]
+    assert all(abs(value) < 10 for value in drawn[2])
+    page.click("#drift-table thead th:nth-child(2) .sort")
+    values = page.eval_on_selector_all("#drift-table td:nth-child(2)", "cells => cells.map(c => c.textContent)")
+    assert values == ["+∞", "+0.500", "-0.020"]
 
 
 def test_a_layer_opens_by_keyboard_and_closes_again(open_page: Open) -> None:

@@ -174,7 +174,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "run", small_results())
     done = invoke("report", str(folder), "--html", str(tmp_path / "missing" / "page.html"))
     assert (done.status, done.stderr.count("\n")) == (2, 1)
-    assert "cannot be written" in done.stderr
+    assert "cannot write" in done.stderr
 
 
 @pytest.mark.parametrize(

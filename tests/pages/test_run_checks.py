@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -55,6 +57,26 @@ def test_an_annotation_is_pinned_to_the_pairs_line() -> None:
     assert line.startswith("::error file=pairs.py,line=7,title=parity%3A beta canonical f32::first bad tensor act")
     assert "%0Aagain: parity run beta" in line
     assert more == "::error title=parity::1 further failures are in the report"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("tensor", "first bad tensor act"),
+        ("gradient", "first bad gradient, where values are right: act"),
+        ("special", "output in which NaN or infinities are misplaced, where numbers are right: act"),
+        ("stratum", "less accurate than the reference: act"),
+    ],
+)
+def test_what_failed_is_called_what_it_is(kind: Any, words: str) -> None:
+    results = small_results(2.0)
+    results.failures = [replace(failure, kind=kind) for failure in results.failures]
+    run = run_of(results)
+    assert f"::{words}: " in next(iter(annotation_lines(run)))
+    failed = [case.find("failure") for case in cases(junit_xml(run))]
+    assert any(element is not None and (element.text or "").startswith(f"{words}: ") for element in failed)
+    failed_part = comment_markdown(run).partition("## Headroom")[0]
+    assert ("| act |" in failed_part) == (kind == "tensor")
 
 
 def test_there_are_no_more_annotations_than_are_shown() -> None:

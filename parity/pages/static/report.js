@@ -2,7 +2,7 @@
 // The page of one run: filters, heat map, table of layers, a layer's section, and the charts.
 (() => {
   const { data, byId, element, number, short, label, color, chart, axis, tooltip, command } = Page;
-  const { texts, columns, ulps, series, u, spelling } = data;
+  const { texts, columns, ulps, series, u, spelling, drifts } = data;
   const count = columns.ratio.length;
   const all = Array.from({ length: count }, (_, row) => row);
   const text = (name, row) => texts[name][columns[name][row]];
@@ -168,6 +168,45 @@
     byId("headroom").scrollIntoView();
   }));
   byId("heat-up").addEventListener("click", () => { choose("component", ""); apply(); });
+
+  // --- what moved against the baseline ---------------------------------------------------------------------
+  if (drifts.length) {
+    chart("drift", () => {
+      const wide = byId("drift").clientWidth || 900;
+      const left = Math.min(340, Math.max(120, wide * 0.34));
+      const values = drifts.map((each) => [each.lower, each.drift, each.upper].map(finite));
+      const margins = drifts.map((each) => finite(each.margin));
+      const reach = 1.1 * Math.max(...[...values.flat(), ...margins].filter(Number.isFinite).map(Math.abs));
+      const held = (value) => Math.max(-reach, Math.min(reach, value));
+      return {
+        height: drifts.length * 26 + 100,
+        label: `Drift of ${drifts.length} tests with confidence bounds and margins, `
+          + `${drifts.filter((each) => each.grew).length} beyond. The same numbers are in the table below.`,
+        grid: { left, right: 20, top: 40, bottom: 48 },
+        legend: { top: 0, textStyle: { color: color("soft") }, inactiveColor: color("line") },
+        tooltip: {
+          confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink") },
+          formatter: ({ dataIndex }) => tooltip(drifts[dataIndex].name, [
+            ["drift", `${number(drifts[dataIndex].drift)} bits`],
+            ["bounds", `${number(drifts[dataIndex].lower)} to ${number(drifts[dataIndex].upper)}`],
+            ["margin", number(drifts[dataIndex].margin)], ["cases", String(drifts[dataIndex].cases)]]),
+        },
+        xAxis: axis("drift in bits", { type: "value", min: -reach, max: reach, nameGap: 30,
+          axisLabel: { formatter: (value) => number(Number(value.toPrecision(3))) } }),
+        yAxis: axis("", { type: "category", inverse: true, data: drifts.map((each, place) => `${place + 1} ${label(each.name)}`),
+          axisTick: { show: false }, axisLabel: { interval: 0, color: color("ink"), width: left - 16, overflow: "truncate" } }),
+        series: [
+          { name: "drift and bounds", type: "boxplot", boxWidth: [4, 10],
+            data: values.map(([low, middle, high], place) => ({
+              value: [held(low), held(middle), held(middle), held(middle), held(high)],
+              itemStyle: { borderColor: color(drifts[place].grew ? "h-fail" : "s1"), borderWidth: 2 } })),
+            itemStyle: { color: color("s1"), borderColor: color("s1") } },
+          ...[1, -1].map((side) => ({ name: "margin", type: "scatter", symbol: "rect", symbolSize: [2, 16],
+            itemStyle: { color: color("soft") }, data: margins.map((margin, place) => [side * held(margin), place]) })),
+        ],
+      };
+    });
+  }
 
   // --- table of layers -----------------------------------------------------------------------------------
   const SHOWN_AT_ONCE = 50;
