@@ -68,11 +68,12 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One case of a stratum: r in bits, and whether the port's error exceeds the predicted one."""
+    """One case of a stratum: r in bits, whether the port's error exceeds the predicted one, and that error in u."""
 
     bits: float
     exceeds_prediction: bool
     case: str
+    port_bits: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Assessment:
         skipped: Why no case could be compared at this rung, if so; it is then neither passed nor failed.
         cases_skipped: How many cases were drawn and not compared, being out of the rung's range.
         bits: r of every case in the order of their numbers, None for one that was not compared.
+        port_bits: log2 of the port's own relative error in units of u, by case as `bits`: what the reference's library
+            makes of this machine has no part in it.
     """
 
     stratum: Stratum
@@ -111,6 +114,7 @@ class Assessment:
     skipped: str = ""
     cases_skipped: int = 0
     bits: tuple[float | None, ...] = ()
+    port_bits: tuple[float | None, ...] = ()
 
 
 def looks(strata: int) -> tuple[int, ...]:

@@ -178,13 +178,31 @@ def _accept(
     key, record = runs[0].key, record_of(runs, fallback)
     changed = with_environment(known or Baseline(schema=1), key, record)
     entry = Entry(kind="baseline", environment=key, content=record.content, **fields)
-    entries = [*_entries(ledger), entry]
+    entries = [*_entries(ledger), entry, *_no_longer_fallback(known, changed, key, fields)]
     # The ledger comes last: an acceptance that was cut short has nobody who answers for it, and the gate says so.
     append_runs(history, runs, revision() or "unknown", fields["date"], fields["reason"])
     write_baseline(baseline, changed)
     write_ledger(ledger, entries)
     sys.stdout.write(f"accepted {one_line(key)}: {len(runs)} runs, {len(record.groups)} groups, in {baseline}\n")
     return 0
+
+
+def _no_longer_fallback(known: Any, changed: Any, key: str, fields: dict[str, Any]) -> list[Any]:
+    """Return entries for environments that ceased to be the fallback, since their baseline is another by that."""
+    from parity.gate.ledger import Entry
+
+    before = known.environments if known is not None else {}
+    others = ((name, record) for name, record in changed.environments.items() if name != key)
+    return [
+        Entry(
+            kind="baseline",
+            environment=name,
+            content=record.content,
+            **{**fields, "reason": f"{key} is the fallback now: {fields['reason']}"},
+        )
+        for name, record in others
+        if record.content != before[name].content
+    ]
 
 
 def _show(baseline: Path, ledger: Path, as_json: bool) -> int:

@@ -360,12 +360,14 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung, limit: float) -> R
     if port is None or port.values.shape != truth.shape or not np.isfinite(port.values).all():
         return Ratio(math.inf, True, case)
     error = measure(port.values, truth, held)
-    bits = error_bits(error_ratio(error.l2, measure(reference.values, truth, held).l2, quantisation_error(truth, held)))
+    rounding = quantisation_error(truth, held)
+    bits = error_bits(error_ratio(error.l2, measure(reference.values, truth, held).l2, rounding))
+    port_bits = error_bits(error_ratio(error.l2, held.u * float(np.linalg.norm(truth)), rounding))
     exceeds = False
     if bits > limit:
         predicted = with_rounding(bench.noise(rung, REFINED_DRAWS)[main], truth, held)
         exceeds = error.rms > constant("margin_luck") * predicted.rms
-    return Ratio(bits, exceeds, case)
+    return Ratio(bits, exceeds, case, port_bits)
 
 
 def classify_tensor(bench: Bench, profile: HyperProfile, name: str, seen_at: Rung) -> Meaning:

@@ -116,7 +116,7 @@ class _Group:
         self.plan, self.sizes, self.ladder, self.check = plan, sizes, ladder, check
         self.ratios: dict[Key, list[Ratio]] = {key: [] for key in keys}
         self.skipped: dict[Key, list[str]] = {key: [] for key in keys}
-        self.bits: dict[Key, list[float | None]] = {key: [] for key in keys}
+        self.compared: dict[Key, list[Ratio | None]] = {key: [] for key in keys}
         self.modules: dict[Meaning, Modules] = {}
 
     def assess(self) -> dict[Key, Assessment]:
@@ -150,12 +150,12 @@ class _Group:
         reason = out_of_range(bench, RUNGS[rung])
         if reason:
             self.skipped[key].append(reason)
-            self.bits[key].append(None)
+            self.compared[key].append(None)
         else:
             limit = self._margin(key) + constant("margin_beyond")
             ratio = accuracy(bench, profile, RUNGS[rung], limit)
             self.ratios[key].append(ratio)
-            self.bits[key].append(ratio.bits)
+            self.compared[key].append(ratio)
 
     def _bench(self, case: Case, profile: HyperProfile, modules: Modules) -> Bench:
         """Only sixteen bits are left by numbers of these sizes; at f32 such a case would fail, and not be skipped."""
@@ -187,6 +187,11 @@ class _Group:
         margin, skipped = self._margin(key), self.skipped[key]
         assessment = judge_ratios(stratum, margin, self.ratios[key], len(skipped))
         if assessment.beyond or len(skipped) <= assessment.cases:
-            return replace(assessment, bits=tuple(self.bits[key]))
+            found = self.compared[key]
+            return replace(
+                assessment,
+                bits=tuple(None if ratio is None else ratio.bits for ratio in found),
+                port_bits=tuple(None if ratio is None else ratio.port_bits for ratio in found),
+            )
         drawn = len(skipped) + assessment.cases
         return skipped_stratum(stratum, margin, f"most cases are out of range: {skipped[0]}", drawn)

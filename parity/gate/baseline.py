@@ -13,31 +13,35 @@ from pydantic import Field
 from parity.accuracy import Stratum
 from parity.errors import GateError, NothingToJudgeError
 from parity.files import write_whole
-from parity.gate.drift import Accepted, Group, GroupBaseline, StratumBaseline, pool
+from parity.gate.drift import Accepted, Group, GroupBaseline, Sample, StratumBaseline, pool
 from parity.gate.records import Record, read_model, read_object, require_schema, reviewable_json
 from parity.gate.runs import Run
 from parity.spec.precision import RungName
 
-BASELINE_SCHEMA: Final = 1
+BASELINE_SCHEMA: Final = 2
 REMEDY: Final = "`parity baseline accept RUN --reason ...` writes one"
 DIGITS: Final = 4
 """Digits after the point of what is kept, in bits: 0.0001 bits are 0.007 % of an error."""
 ABOUT: Final = ("system", "machine", "cpu_model", "mlx_device", "versions.mlx", "versions.torch", "versions.numpy")
+PLATFORM: Final = ("system", "machine", "mlx_device")
+"""What an unknown environment must have in common with its fallback: elsewhere MLX computes with other kernels."""
 
-Figures = tuple[int, int, float, float]
-"""Cases, fewest cases of a run, mean and spread of r."""
+Figures = tuple[int, int, float, float, float, float]
+"""Cases, fewest cases of a run, mean and spread of r, mean and spread of the port's own error in bits of u."""
 
 
 class RungRecord(Record):
     """A component under one profile at one rung.
 
     `tensors` are hashes of the port's tensors in order of execution, in the run with the first seed; `group` the
-    spread of the mean r from run to run and its degrees of freedom, None where every stratum is exact.
+    spread of the mean r from run to run and its degrees of freedom, None where every stratum is exact; `port` the same
+    of the port's own error.
     """
 
     cases: str
     tensors: tuple[str, ...]
     group: tuple[float, int] | None = None
+    port: tuple[float, int] | None = None
     strata: Mapping[str, Mapping[str, Figures]] = Field(default_factory=dict)
 
 
@@ -60,16 +64,18 @@ class EnvironmentRecord(Record):
             for rung, record in rungs.items()
         }
 
-    def accepted(self) -> Accepted:
-        """Return the figures as the tests of drift take them."""
+    def accepted(self, port: bool = False) -> Accepted:
+        """Return the figures as the tests of drift take them: of r, or of the port's own error."""
         strata, groups = [], []
         for (component, profile, rung), record in self.groups.items():
             for length_class, families in record.strata.items():
-                for family, figures in families.items():
+                for family, (cases, fewest, mean, spread, port_mean, port_spread) in families.items():
                     stratum = Stratum(component, profile, rung, length_class, family)  # type: ignore[arg-type]
-                    strata.append(StratumBaseline(stratum, *figures))
-            if record.group is not None:
-                groups.append(GroupBaseline((component, profile, rung), *record.group))
+                    moments = (port_mean, port_spread) if port else (mean, spread)
+                    strata.append(StratumBaseline(stratum, cases, fewest, *moments))
+            group = record.port if port else record.group
+            if group is not None:
+                groups.append(GroupBaseline((component, profile, rung), *group))
         return Accepted(len(self.seeds), strata, groups)
 
     @property
@@ -85,10 +91,16 @@ class Baseline(Record):
     schema_version: int = Field(BASELINE_SCHEMA, alias="schema")
     environments: Mapping[str, EnvironmentRecord] = Field(default_factory=dict)
 
-    def fallback(self, budget: str) -> tuple[str, EnvironmentRecord] | None:
-        """Return the environment by which unknown ones are judged, None if none is named."""
-        found = [item for item in self.environments.items() if item[1].fallback and item[0].endswith(f"/{budget}")]
-        return found[0] if found else None
+    def fallback(self, budget: str, environment: Mapping[str, str]) -> tuple[str, EnvironmentRecord] | None:
+        """Return the environment by which an unknown one of the same platform is judged, None if none is named."""
+        return next(
+            (
+                (key, record)
+                for key, record in self.environments.items()
+                if record.fallback and key.endswith(f"/{budget}") and _platform(record.about) == _platform(environment)
+            ),
+            None,
+        )
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -119,16 +131,23 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
 
 
 def with_environment(baseline: Baseline, key: str, record: EnvironmentRecord) -> Baseline:
-    """Return the baseline with one environment more or instead; there is one fallback for each budget at most."""
-    budget = key.rpartition("/")[2]
+    """Return the baseline with one environment more or instead.
+
+    There is one fallback for each budget and platform at most.
+    """
+    budget, platform = key.rpartition("/")[2], _platform(record.about)
     others = {
         name: other.model_copy(update={"fallback": False})
-        if record.fallback and name.rpartition("/")[2] == budget
+        if record.fallback and name.rpartition("/")[2] == budget and _platform(other.about) == platform
         else other
         for name, other in baseline.environments.items()
         if name != key
     }
     return Baseline(schema=BASELINE_SCHEMA, environments={**others, key: record})
+
+
+def _platform(about: Mapping[str, str]) -> list[str | None]:
+    return [about.get(name) for name in PLATFORM]
 
 
 def record_of(runs: Sequence[Run], fallback: bool) -> EnvironmentRecord:
@@ -152,14 +171,19 @@ def record_of(runs: Sequence[Run], fallback: bool) -> EnvironmentRecord:
                 )
     if len({run.seed for run in runs}) < len(runs):
         raise GateError(f"two of the runs have the same seed: {', '.join(str(run.seed) for run in runs)}")
-    accepted = _rounded(pool([run.sample for run in runs]))
+    accepted, port = (_rounded(pool(samples)) for samples in _samples(runs))
     return EnvironmentRecord(
         about={name: first.environment[name] for name in ABOUT if name in first.environment},
         code=first.code,
         seeds=tuple(run.seed for run in runs),
         fallback=fallback,
-        components=_components(first, accepted),
+        components=_components(first, accepted, port),
     )
+
+
+def _samples(runs: Sequence[Run]) -> tuple[list[Sample], list[Sample]]:
+    """Return r, and the port's own error, of every run."""
+    return [run.sample for run in runs], [run.port_sample for run in runs]
 
 
 def _rounded(accepted: Accepted) -> Accepted:
@@ -168,21 +192,24 @@ def _rounded(accepted: Accepted) -> Accepted:
     return replace(accepted, strata=strata, groups=groups)
 
 
-def _components(run: Run, accepted: Accepted) -> dict[str, dict[str, dict[RungName, RungRecord]]]:
+def _components(run: Run, accepted: Accepted, port: Accepted) -> dict[str, dict[str, dict[RungName, RungRecord]]]:
     found: dict[str, dict[str, dict[RungName, RungRecord]]] = {}
-    groups = {group.group: (group.spread, group.degrees) for group in accepted.groups}
+    groups, port_groups = (
+        {group.group: (group.spread, group.degrees) for group in each.groups} for each in (accepted, port)
+    )
     for group in run.groups:
         component, profile, rung = group
         strata: dict[str, dict[str, Figures]] = {}
-        for each in accepted.strata:
+        for each, own in zip(accepted.strata, port.strata, strict=True):
             if each.group == group:
-                figures = (each.cases, each.fewest, each.mean, each.spread)
+                figures = (each.cases, each.fewest, each.mean, each.spread, own.mean, own.spread)
                 strata.setdefault(each.stratum.length_class, {})[each.stratum.family] = figures
         digest = run.digests.get(group)
         found.setdefault(component, {}).setdefault(profile, {})[rung] = RungRecord(  # type: ignore[index]
             cases=digest.cases if digest else "",
             tensors=tuple(digest.tensors.values()) if digest else (),
             group=groups.get(group),
+            port=port_groups.get(group),
             strata=strata,
         )
     return found

@@ -1,7 +1,9 @@
 """The decision, in three tiers: the same bits, bounds of the drift, and the absolute allowances, which nothing loosens.
 
 1. Where environment, seed and cases are those of the baseline's first run, the port must give the same bits.
-2. Everywhere, the upper confidence bound of every drift must be within its margin (`parity.gate.drift`).
+2. Everywhere, the upper confidence bound of every drift must be within its margin (`parity.gate.drift`): of the
+   port's error over the reference's, or, where an unknown environment is judged by the fallback, of the port's own
+   error. There the reference rounds otherwise, since its libraries choose their kernels by processor.
 3. Everywhere, the run itself must have passed: no baseline and no entry of the ledger changes that.
 
 It fails closed: what cannot be judged is said, and is no pass. Pure: it reads no file and no clock.
@@ -17,7 +19,7 @@ from typing import Final
 from parity.accuracy import Stratum
 from parity.gate.accounts import account_findings, proposals
 from parity.gate.baseline import Baseline, EnvironmentRecord, RungRecord
-from parity.gate.drift import Accepted, Drift, Group, compared, group_drift, stratum_drift
+from parity.gate.drift import Accepted, Drift, Group, Sample, compared, group_drift, stratum_drift
 from parity.gate.findings import Decision, Finding, Level, ordered
 from parity.gate.ledger import Ledger
 from parity.gate.runs import Run
@@ -56,7 +58,8 @@ def decide(run: Run, baseline: Baseline, ledger: Ledger, today: Today, bits_stop
         moved = list(_bits(run, record, "drift" if bits_stop else "warning")) if key == run.key else []
         same = key == run.key and not moved and _comparable(run, record)
         accepted = record.accepted()
-        drifts = list(_drifts(run, accepted))
+        known = key == run.key
+        drifts = list(_drifts(run.sample, accepted) if known else _drifts(run.port_sample, record.accepted(port=True)))
         findings += [*moved, *_bounds(drifts, ledger, key, run)]
     findings += account_findings(run, baseline, ledger, today.date, accepted)
     return Decision(
@@ -97,7 +100,7 @@ def _environment(run: Run, baseline: Baseline) -> tuple[str, EnvironmentRecord] 
     record = baseline.environments.get(run.key)
     if record is not None:
         return run.key, record
-    fallback = baseline.fallback(run.budget)
+    fallback = baseline.fallback(run.budget, run.environment)
     if fallback is not None:
         return fallback
     budgets = sorted({key.rpartition("/")[2] for key in baseline.environments})
@@ -107,11 +110,13 @@ def _environment(run: Run, baseline: Baseline) -> tuple[str, EnvironmentRecord] 
             "budget",
             f"the baseline has no run of budget {run.budget}, only {', '.join(budgets)}; {ACCEPT}",
         )
+    others = [key for key, other in baseline.environments.items() if other.fallback and key.endswith(f"/{run.budget}")]
+    why = f"the fallback {others[0]} is of another platform" if others else "no environment is the fallback"
     return Finding(
         "nothing",
         "fingerprint",
-        f"unknown fingerprint {run.fingerprint}, and no environment is the fallback: `parity baseline accept RUN "
-        "--fallback --reason ...` names one",
+        f"unknown fingerprint {run.fingerprint}, and {why}: `parity baseline accept RUN --fallback --reason ...` names "
+        "one",
     )
 
 
@@ -193,9 +198,8 @@ def _bits(run: Run, record: EnvironmentRecord, level: Level) -> Iterator[Finding
         )
 
 
-def _drifts(run: Run, accepted: Accepted) -> Iterator[Drift]:
+def _drifts(sample: Sample, accepted: Accepted) -> Iterator[Drift]:
     """Tier 2: every test that can be made."""
-    sample = run.sample
     for stratum in accepted.strata:
         if compared(sample.get(stratum.stratum, ())):
             yield stratum_drift(accepted, stratum, sample[stratum.stratum])
@@ -219,7 +223,10 @@ def _bounds(drifts: Sequence[Drift], ledger: Ledger, key: str, run: Run) -> Iter
             )
     if key != run.key and drifts:
         yield Finding(
-            "note", "fallback", f"unknown fingerprint {run.fingerprint}: judged by the fallback environment {key}"
+            "note",
+            "fallback",
+            f"unknown fingerprint {run.fingerprint}: judged by the fallback environment {key}, the port's own error by "
+            "the one accepted there",
         )
 
 

@@ -23,10 +23,11 @@ AGAIN: Final = "run `parity run` again"
 
 @dataclass(frozen=True)
 class RunStratum:
-    """A stratum as a run found it: r of its cases, its margin and bound, or why nothing was compared."""
+    """A stratum as a run found it: r and the port's own error of its cases, margin and bound, or why there are none."""
 
     stratum: Stratum
     bits: Bits
+    port_bits: Bits
     margin: float
     bound: float
     passed: bool
@@ -93,6 +94,11 @@ class Run:
     def sample(self) -> dict[Stratum, Bits]:
         """r of all strata that were compared."""
         return {stratum.stratum: stratum.bits for stratum in self.strata if not stratum.skipped}
+
+    @property
+    def port_sample(self) -> dict[Stratum, Bits]:
+        """The port's own error, in bits of u, of all strata that were compared."""
+        return {stratum.stratum: stratum.port_bits for stratum in self.strata if not stratum.skipped}
 
     @property
     def components(self) -> list[str]:
@@ -211,12 +217,17 @@ def _stratum(found: Mapping[str, Any]) -> RunStratum:
         _text(where["length_class"]),
         _text(where["family"]),
     )
-    bits = tuple(None if value is None else _number(value) for value in found["bits"])
+    bits, port_bits = (
+        tuple(None if value is None else _number(value) for value in found[name]) for name in ("bits", "port_bits")
+    )
+    if [value is None for value in bits] != [value is None for value in port_bits]:
+        raise ValueError(f"{stratum} has ratios of other cases than errors")
     if not found["skipped"] and sum(value is not None for value in bits) != found["cases"]:
         raise ValueError(f"{stratum} says {found['cases']} cases and holds {len(bits)}")
     return RunStratum(
         stratum,
         bits,
+        port_bits,
         _number(found["margin"]),
         _number(found["bound"]),
         found["passed"] is True,

@@ -49,20 +49,31 @@ def bits_of(stratum: Stratum, seed: int, drift: float = 0.0) -> list[float]:
     return [float(value) for value in shift + 0.1 * (spread > 0) + spread * (common + own) / np.sqrt(2)]
 
 
-def assessment_of(stratum: Stratum, bits: list[float]) -> Assessment:
-    """The assessment that a run makes of these ratios."""
+def port_bits_of(stratum: Stratum, seed: int, bits: list[float]) -> list[float]:
+    """The port's own error of the cases with these ratios: that, and how hard each case is."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 100 + STRATA.index(stratum)]))
+    return [float(value) for value in 3 + np.array(bits) + 0.05 * rng.standard_normal(CASES)]
+
+
+def assessment_of(stratum: Stratum, bits: list[float], port_bits: list[float]) -> Assessment:
+    """The assessment that a run makes of these ratios and errors."""
     ratios = [Ratio(value, value > MARGIN, '{"case":0}') for value in bits]
     margin = MARGIN if stratum == DEPARTING else 1.0
-    return dataclasses.replace(judge_ratios(stratum, margin, ratios), bits=tuple(bits))
+    return dataclasses.replace(judge_ratios(stratum, margin, ratios), bits=tuple(bits), port_bits=tuple(port_bits))
 
 
-def results(seed: int = 0, drift: float = 0.0, only: Callable[[Stratum], bool] = lambda _: True) -> Results:
-    """The results of a run whose error is `drift` bits larger than accepted in the strata of `only`."""
+def results(
+    seed: int = 0, drift: float = 0.0, only: Callable[[Stratum], bool] = lambda _: True, reference: float = 0.0
+) -> Results:
+    """The results of a run whose error is `drift` bits larger than accepted in the strata of `only`.
+
+    `reference` is by how many bits the reference errs less than where it was accepted.
+    """
     groups = [(name, rung) for name in ("conv", "norm") for rung in ("f64", "f32", "bf16")]
     found = results_of(
         [filled_row(component=name, rung=rung, profile=PROFILE, tensor=t) for name, rung in groups for t in ("h", "y")]
     )
-    found.assessments = [assessment_of(s, bits_of(s, seed, drift if only(s) else 0.0)) for s in STRATA]
+    found.assessments = [_assessed(s, seed, drift if only(s) else 0.0, reference) for s in STRATA]
     moved = "drift" if drift else "same"
     gradients = ({GRADIENTS: "same"}, {})
     found.digests = [
@@ -79,12 +90,17 @@ def results(seed: int = 0, drift: float = 0.0, only: Callable[[Stratum], bool] =
         "budget": "standard",
         "seed": seed,
         "command": ["run"],
-        "environment": {"system": "Linux"},
+        "environment": {"system": "Linux", "machine": "x86_64", "mlx_device": "Device(cpu, 0)"},
         "fingerprint": FINGERPRINT,
         "code": code_hash(),
         "own": {},
     }
     return found
+
+
+def _assessed(stratum: Stratum, seed: int, drift: float, reference: float) -> Assessment:
+    bits = bits_of(stratum, seed, drift)
+    return assessment_of(stratum, [value + reference for value in bits], port_bits_of(stratum, seed, bits))
 
 
 def without(found: Results, component: str = "", rung: str = "") -> Results:

@@ -123,7 +123,7 @@ def worsened(found: Any) -> Any:
 
 def uncompared(found: Any) -> Any:
     found.assessments[1] = dataclasses.replace(
-        found.assessments[1], skipped="out of range", cases=0, bits=(), bound=0.0
+        found.assessments[1], skipped="out of range", cases=0, bits=(), port_bits=(), bound=0.0
     )
     return found
 
@@ -140,8 +140,8 @@ def inflated(data: Any) -> None:
         for rungs in profiles.values():
             for record in rungs.values():
                 for families in record["strata"].values():
-                    for family, (cases, fewest, mean, _) in families.items():
-                        families[family] = [cases, fewest, mean + 5, 5.0]
+                    for family, (cases, fewest, mean, _, port, _) in families.items():
+                        families[family] = [cases, fewest, mean + 5, 5.0, port + 5, 5.0]
 
 
 def renamed(found: Any) -> Any:
@@ -163,6 +163,13 @@ SITUATIONS = (
     Situation("the accepted run again", 0, "same bits", run()),
     Situation("another seed of the same code", 0, "upper confidence bounds", run(seed=7)),
     Situation("an unknown machine, and a fallback", 0, "fallback", run(meta(fingerprint=OTHER_FINGERPRINT)), True),
+    Situation(
+        "an unknown machine whose reference errs a quarter less, and a fallback",
+        0,
+        "the port's own error",
+        run(meta(fingerprint=OTHER_FINGERPRINT), seed=7, reference=0.4),
+        True,
+    ),
     Situation("an error smaller by half", 0, "improved", run(seed=7, drift=-1.0)),
     Situation(
         "a drift that the ledger allows",
@@ -228,6 +235,12 @@ SITUATIONS = (
         "absolute allowance",
         run_and(lambda place: (write(place.run, failing(results())), place.edit(place.baseline, inflated))),
     ),
+    Situation(
+        "a reference that errs a quarter less where it is known",
+        1,
+        "error grew",
+        run(seed=7, reference=0.4),
+    ),
     Situation("a component gone", 1, "gone", run(lambda found: without(found, component="norm"))),
     Situation("an entry that has expired", 1, "expired", ledger(expire)),
     Situation(
@@ -277,6 +290,13 @@ SITUATIONS = (
     Situation("a rung missing", 3, "partial", run(lambda found: without(found, rung="bf16"))),
     Situation("a stratum that could not be compared", 3, "partial", run(uncompared, seed=7)),
     Situation("a component that is new", 3, "no baseline", run(renamed)),
+    Situation(
+        "another platform than the fallback's",
+        3,
+        "another platform",
+        run(meta(fingerprint=OTHER_FINGERPRINT, environment={"system": "Darwin", "machine": "arm64"})),
+        True,
+    ),
     Situation(
         "an unknown machine, and no fallback", 3, "unknown fingerprint", run(meta(fingerprint=OTHER_FINGERPRINT))
     ),

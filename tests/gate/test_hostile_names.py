@@ -42,7 +42,7 @@ def named(name: str, seed: int) -> Results:
     stratum = Stratum(name, name, "f32", name, name)
     bits = bits_of(Stratum("conv", "canonical", "f32", "short", "normal"), seed)
     assessment = judge_ratios(stratum, 1.0, [Ratio(value, False, "{}") for value in bits])
-    found.assessments = [type(assessment)(**{**vars(assessment), "bits": tuple(bits)})]
+    found.assessments = [type(assessment)(**{**vars(assessment), "bits": tuple(bits), "port_bits": tuple(bits)})]
     found.digests = [Digest(name, name, "f32", f"cases{seed}", {name: "same"})]
     found.fidelity = []
     return found

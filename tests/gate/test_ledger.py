@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_pieces import MARGIN, Place, accepted_place, failing, results, write
+from gate_pieces import MARGIN, OTHER_FINGERPRINT, SEEDS, Place, accepted_place, failing, results, write
 from harness_pieces import invoke
 from situations import F32
 
 from parity.accuracy import Stratum
 from parity.cases import STRATUM_FAMILIES
+from parity.gate.baseline import read_baseline
 from parity.gate.ledger import read_ledger
 from parity.suites import PAIRS
 from parity.tolerance import constant
@@ -163,3 +164,19 @@ def test_the_projects_ledger_answers_for_every_margin_that_departs_from_the_stan
                         assert [entry.bits for entry in covering] == [margin], stratum
                         answered.update(entry.title for entry in covering)
     assert answered == {entry.title for entry in entries}
+
+
+def test_another_fallback_leaves_somebody_who_answers_for_the_first(tmp_path: Path) -> None:
+    place = accepted_place(tmp_path, fallback=True)
+    write(place.run, results(0))
+    assert place.gate().status == 0
+    elsewhere = []
+    for seed in SEEDS:
+        found = results(seed)
+        found.meta["fingerprint"] = OTHER_FINGERPRINT
+        elsewhere.append(write(place.root / f"else{seed}", found))
+    assert place.accept(*elsewhere, more=("--fallback",)).status == 0
+    outcome = place.gate()
+    assert outcome.status == 0, outcome.stdout
+    keys = read_baseline(place.baseline).environments
+    assert [key for key, record in keys.items() if record.fallback] == [f"{OTHER_FINGERPRINT}/standard"]
