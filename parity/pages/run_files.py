@@ -18,7 +18,7 @@ LAYERS: Final = "layers.csv"
 DETAILS: Final = "details.json"
 PAGE: Final = "report.html"
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Version of the three files that are read back; it grows when something in them changes its meaning or is missing."""
 
 TEXT_COLUMNS: Final = frozenset(
