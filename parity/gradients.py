@@ -11,6 +11,7 @@ many: what is a tie or a kink is asked at f64, and at f32 the case is then judge
 
 from __future__ import annotations
 
+import copy
 import math
 import traceback
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ import torch
 from parity.backends.gradients import draw_cotangents, gradients_of_port, gradients_of_reference
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
 from parity.examine import Bench, out_of_range
+from parity.pairs import Pair
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung, RungName
 from parity.spec.profile import HyperProfile
 from parity.tolerance import REFINE_FROM, REFINED_DRAWS, SCREENING_DRAWS, propagated
@@ -75,6 +77,15 @@ class GradientBench:
         self._gradients: dict[str, Mapping[str, TracedTensor]] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
         self._beside: dict[str, GradientBench] = {}
+
+    def with_pair(self, pair: Pair) -> GradientBench:
+        """Return the same gradients and noise of the reference beside the port of `pair`, different in its port alone.
+
+        What lies beside the case is not shared.
+        """
+        other = copy.copy(self)
+        other.bench, other._beside = self.bench.with_pair(pair), {}
+        return other
 
     @property
     def truth(self) -> Mapping[str, TracedTensor]:

@@ -4,7 +4,7 @@ Each is one or two edits of a port at random places. It is put to `parity.examin
 absolute gates alone, not to the whole budget of a run: what it survives here, `parity run` might still kill.
 
 An edit is equivalent, and drawn again, if it changes no bit of any output at f64 in all of these cases and further ones
-with other weights and inputs, nor of any gradient. One that changes gradients alone goes to blame backwards.
+with other weights and inputs, nor of any gradient. Of one that changes gradients alone they are judged, as in a run.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from parity.backends.port import arithmetic, port_gradients, run_port_outputs
-from parity.blame import links_by_name, links_by_pairing, trace_backward
+from parity.backends.port import run_port_outputs
 from parity.cases import FINE_LADDER, Case, draw_cases
 from parity.errors import TargetError
 from parity.examine import Bench, Examination, examine, first_bad
+from parity.gradients import GradientBench, examine_gradients
 from parity.mutants.edits import Edit, Place, draw_edit, find_places, planted
 from parity.pairs import Pair, Structure
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import HyperProfile
-from parity.trace import Trace
+from parity.trace import Trace, TracedTensor
 
 CONFIDENCE: Final = 0.95
 """Level of the lower bound of a rate."""
@@ -131,6 +131,7 @@ class Range:
         found = structures(pair, seed)
         self.options = found[structure % len(found)]
         self.benches = [self._bench(family, seed) for family in FAMILIES_TRIED]
+        self.gradient_benches = [] if pair.no_gradients else [GradientBench(bench) for bench in self.benches]
         self.clean = [self._examined(bench, RUNGS["f64"]) for bench in self.benches]
         self._more: list[tuple[Bench, Examination]] = []
         for examination in self.clean:
@@ -171,28 +172,22 @@ class Range:
         return found, same
 
     def same_gradients(self, edits: Sequence[Edit]) -> bool:
-        """Whether every gradient at f64, of parameters and of inputs, is what it was, bit for bit."""
-        clean, other = (
-            port_gradients(bench.pair, bench.modules.port(self.profile, RUNGS["f64"]), bench.inputs, RUNGS["f64"])
-            for bench in (self.benches[0], self.benches[0].with_pair(planted(self.pair, edits)))
-        )
-        return all(
-            here.keys() == there.keys() and all(here[name].tobytes() == there[name].tobytes() for name in here)
-            for here, there in zip(clean, other, strict=True)
-        )
+        """Whether every gradient at f64, of inputs too, is what it was, bit for bit; true of a pair without."""
+        edited = planted(self.pair, edits)
+        for bench in self.gradient_benches:
+            clean = bench.port(self.profile, RUNGS["f64"])
+            other = bench.with_pair(edited).port(self.profile, RUNGS["f64"])
+            if clean.keys() != other.keys() or any(_bits(clean[name]) != _bits(other[name]) for name in clean):
+                return False
+        return True
 
     def gradients_err(self, edits: Sequence[Edit]) -> bool:
-        """Whether blame backwards finds a module of the port with edits that errs at f64."""
-        bench, rung = self.benches[0].with_pair(planted(self.pair, edits)), RUNGS["f64"]
-        pair, port = bench.pair, bench.modules.port(self.profile, rung)
-        with arithmetic(pair, rung):
-            links = (
-                links_by_name(pair, bench.module, port)
-                if pair.same_tree
-                else links_by_pairing(pair, bench.module, port, bench.inputs, rung, self.seed)
-            )
-            table = trace_backward(pair, bench.module, port, bench.inputs, rung, links, self.seed)
-        return any(row.exceeds for row in table.rows)
+        """Whether a gradient at f64 fails in any case, judged as a run judges it."""
+        edited = planted(self.pair, edits)
+        checks = (
+            examine_gradients(bench.with_pair(edited), self.profile, RUNGS["f64"]) for bench in self.gradient_benches
+        )
+        return any(first_bad(check.judgements) is not None for check in checks)
 
 
 def editable(pair: Pair) -> bool:
@@ -209,6 +204,10 @@ def structures(pair: Pair, seed: int) -> list[Structure]:
 
 def _elements(pair: Pair, structure: Structure) -> int:
     return sum(math.prod(spec.shape) for spec in pair.inputs(structure).values())
+
+
+def _bits(tensor: TracedTensor) -> tuple[tuple[int, ...], bytes]:
+    return tensor.values.shape, tensor.values.tobytes()
 
 
 def _same(clean: Trace | None, other: Trace | None) -> bool:
