@@ -9,7 +9,6 @@ with other weights and inputs, nor of any gradient. Of one that changes gradient
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +17,12 @@ import numpy as np
 from scipy import stats
 
 from parity.backends.port import run_port_outputs
-from parity.cases import FINE_LADDER, Case, draw_cases
+from parity.cases import FINE_LADDER, Case, largest_structures
 from parity.errors import TargetError
 from parity.examine import Bench, Examination, examine, first_bad
 from parity.gradients import GradientBench, examine_gradients
 from parity.mutants.edits import Edit, Place, draw_edit, find_places, planted
-from parity.pairs import Pair, Structure
+from parity.pairs import Pair
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import HyperProfile
 from parity.trace import Trace, TracedTensor
@@ -39,9 +38,6 @@ STRUCTURES_TRIED: Final = 3
 
 MORE_SEEDS: Final = 6
 """Further inputs and weights on which an edit must change nothing before it is called equivalent."""
-
-DRAWN: Final = 8
-"""Structures that are drawn beside the corpus."""
 
 MOST_REDRAWN: Final = 200
 """Edits that change nothing, one after the other, before a structure is given up."""
@@ -128,7 +124,7 @@ class Range:
                 f"{pair.spelling} cannot be edited: it compares freshly built modules, or has no rung f64"
             )
         self.pair, self.profile, self.seed = pair, profile, seed
-        found = structures(pair, seed)
+        found = largest_structures(pair, seed, STRUCTURES_TRIED)
         self.options = found[structure % len(found)]
         self.benches = [self._bench(family, seed) for family in FAMILIES_TRIED]
         self.gradient_benches = [] if pair.no_gradients else [GradientBench(bench) for bench in self.benches]
@@ -193,17 +189,6 @@ class Range:
 def editable(pair: Pair) -> bool:
     """Whether a pair has a port with weights, and a rung at which meaning is judged."""
     return not pair.fresh and "f64" in pair.only_rungs
-
-
-def structures(pair: Pair, seed: int) -> list[Structure]:
-    """Return the largest structures of a pair, by elements of the input."""
-    drawn = (case.options for case in draw_cases(pair, DRAWN, seed))
-    every: dict[str, Structure] = {Case.make(pair.name, s).to_json(): s for s in (*pair.corpus, *drawn)}
-    return sorted(every.values(), key=lambda structure: -_elements(pair, structure))[:STRUCTURES_TRIED]
-
-
-def _elements(pair: Pair, structure: Structure) -> int:
-    return sum(math.prod(spec.shape) for spec in pair.inputs(structure).values())
 
 
 def _bits(tensor: TracedTensor) -> tuple[tuple[int, ...], bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from scipy import stats
 from parity.api import Pair, complete
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.port import run_port
+from parity.cases import largest_structures
 from parity.errors import TargetError
 from parity.examine import first_bad
 from parity.mutants import drawn
-from parity.mutants.drawn import Range, Rate, editable, largest_true, random_mutants, sensitivities, structures
+from parity.mutants.drawn import Range, Rate, editable, largest_true, random_mutants, sensitivities
 from parity.mutants.edits import LARGEST_K, Edit, Place, draw_edit, find_places, plant
 from parity.spec.profile import CANONICAL
 from parity.suites import select
@@ -317,9 +319,10 @@ def test_only_ports_with_weights_can_be_edited_and_only_right_ones() -> None:
 
 def test_the_largest_structures_come_first() -> None:
     (pair,) = select(["mlp"])
-    sizes = [drawn._elements(pair, structure) for structure in structures(pair, 0)]
+    sizes = [math.prod(pair.inputs(structure)["x"].shape) for structure in largest_structures(pair, 0, 3)]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(sizes) == drawn.STRUCTURES_TRIED
+    assert sizes[0] >= max(math.prod(pair.inputs(structure)["x"].shape) for structure in pair.corpus)
+    assert len(sizes) == 3
 
 
 def test_the_clean_bench_is_as_it_was_after_many_edits(mlp: Range) -> None:
