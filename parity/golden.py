@@ -33,13 +33,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from parity.backends.gradients import port_gradients, reference_gradients
 from parity.backends.noise import perturbed
-from parity.backends.port import build_port, port_gradients, run_port
+from parity.backends.port import build_port, run_port
 from parity.backends.reference import (
     at_rung,
     build_reference,
     load_reference,
-    reference_gradients,
     run_reference,
     state_of,
 )

@@ -3,13 +3,18 @@
 A port whose forward pass is right can still have a wrong derivative: a custom vector-Jacobian product, or a gradient
 that is stopped. At a tie of a maximum, or at the kink of a ReLU, a derivative is a matter of choice, and the frameworks
 choose otherwise: a case that fails there is judged a little beside it.
+
+Beside means 2^-20: an input whose spread is a hundredth of its mean stays as badly conditioned as it was, so that a
+derivative that is wrong for that reason is not excused. float32 has 16 numbers within 2^-20, too few to part a tie of
+many: what is a tie or a kink is asked at f64, and at f32 the case is then judged 2^-12 beside.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -19,6 +24,7 @@ import torch
 from parity.backends.gradients import draw_cotangents, gradients_of_port, gradients_of_reference
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
 from parity.examine import Bench, out_of_range
+from parity.pairs import Pair
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung, RungName
 from parity.spec.profile import HyperProfile
 from parity.tolerance import REFINE_FROM, REFINED_DRAWS, SCREENING_DRAWS, propagated
@@ -32,10 +38,12 @@ NO_GRADIENT: Final = "no gradient of it comes out of the port"
 """Why a parameter's gradient is compared with nothing."""
 
 
-KINK: Final = "gradients: judged beside the case, by 2^-12, since they differ at a tie or a kink in it and agree there"
+KINK: Final = "gradients: judged beside the case, since they differ at a tie or a kink in it and agree beside it"
 """Why a case's gradients are not those of its own inputs."""
 
-_ASIDE: Final = 2.0**-12
+_ASIDE: Final[Mapping[str, float]] = {"f64": 2.0**-20, "f32": 2.0**-12}
+"""How far beside a case its gradients are judged, as a share of an input's elements and of its root mean square."""
+
 _UNDERIVED: Final = "is not implemented"
 """What torch says of a function without a derivative: `derivative for aten::... is not implemented`."""
 
@@ -70,7 +78,16 @@ class GradientBench:
         self.varied = frozenset(name for name, spec in specs.items() if spec.kind == "float" and name in bench.inputs)
         self._gradients: dict[str, Mapping[str, TracedTensor]] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
-        self._beside: GradientBench | None = None
+        self._beside: dict[str, GradientBench] = {}
+
+    def with_pair(self, pair: Pair) -> GradientBench:
+        """Return the same gradients and noise of the reference beside the port of `pair`, different in its port alone.
+
+        What lies beside the case is not shared.
+        """
+        other = copy.copy(self)
+        other.bench, other._beside = self.bench.with_pair(pair), {}
+        return other
 
     @property
     def truth(self) -> Mapping[str, TracedTensor]:
@@ -110,20 +127,26 @@ class GradientBench:
             }
         return self._noise[rung.name, draws]
 
-    def beside(self) -> GradientBench:
-        """Return the same with every float input moved by 2^-12 of itself and of its root mean square, at random."""
-        if self._beside is None:
-            bench = self.bench
-            generator = np.random.Generator(np.random.Philox(bench.case.seed))
-            inputs = dict(bench.inputs)
-            for name in sorted(self.varied):
-                x = np.asarray(inputs[name], dtype=np.float64)
-                size = float(np.sqrt(np.mean(np.square(x)))) if x.any() else 1.0
-                step = _ASIDE * (np.abs(x) + size) * generator.uniform(-1, 1, x.shape)
-                inputs[name] = (x + step).astype(np.float32).astype(inputs[name].dtype)
-            moved = Bench(bench.pair, bench.case, bench.profile, inputs, bench.modules, intermediates=False)
-            self._beside = GradientBench(moved)
-        return self._beside
+    def beside(self, rung: Rung) -> GradientBench:
+        """Return the gradients beside the case, as far as `aside` says."""
+        if rung.name not in self._beside:
+            self._beside[rung.name] = GradientBench(aside(self.bench, self.varied, rung))
+        return self._beside[rung.name]
+
+
+def aside(bench: Bench, varied: Collection[str], rung: Rung) -> Bench:
+    """Return the case with its inputs `varied` moved by up to 2^-20 of themselves and of their root mean square.
+
+    At f32 it is 2^-12, in numbers of float32.
+    """
+    generator = np.random.Generator(np.random.Philox(bench.case.seed))
+    inputs = dict(bench.inputs)
+    for name in sorted(varied):
+        x = np.asarray(inputs[name], dtype=np.float64)
+        size = float(np.sqrt(np.mean(np.square(x)))) if x.any() else 1.0
+        moved = x + _ASIDE[rung.name] * (np.abs(x) + size) * generator.uniform(-1, 1, x.shape)
+        inputs[name] = moved if rung.name == "f64" else moved.astype(np.float32).astype(np.float64)
+    return Bench(bench.pair, bench.case, bench.profile, inputs, bench.modules, intermediates=False)
 
 
 def examine_gradients(bench: GradientBench, profile: HyperProfile, rung: Rung) -> GradientCheck:
@@ -133,12 +156,28 @@ def examine_gradients(bench: GradientBench, profile: HyperProfile, rung: Rung) -
     is found there. NaN or infinity where the reference has a number stays a failure.
     """
     found = _examined(bench, profile, rung)
-    wrong = [judgement for judgement in found.judgements.values() if not judgement.passed]
-    if not wrong or any(judgement.special is None or judgement.special.fatal for judgement in wrong):
+    if not _differs(found) or not _is_kink(bench, profile, rung):
         return found
-    beside = _examined(bench.beside(), profile, rung)
-    agree = beside.judgements and all(judgement.passed for judgement in beside.judgements.values())
-    return replace(beside, beside=True) if agree else found
+    beside = _examined(bench.beside(rung), profile, rung)
+    return replace(beside, beside=True) if _agrees(beside) else found
+
+
+def _differs(found: GradientCheck) -> bool:
+    """Whether a gradient fails, and all that fail do by a finite amount."""
+    wrong = [judgement for judgement in found.judgements.values() if not judgement.passed]
+    return bool(wrong) and not any(judgement.special is None or judgement.special.fatal for judgement in wrong)
+
+
+def _agrees(found: GradientCheck) -> bool:
+    return bool(found.judgements) and all(judgement.passed for judgement in found.judgements.values())
+
+
+def _is_kink(bench: GradientBench, profile: HyperProfile, rung: Rung) -> bool:
+    """Whether gradients that differ at `rung` do so at f64, and no longer beside the case; true where no f64 is."""
+    fine = RUNGS["f64"]
+    if rung.name == "f64" or "f64" not in bench.bench.pair.only_rungs:
+        return True  # what is found beside the case says it
+    return _differs(_examined(bench, profile, fine)) and _agrees(_examined(bench.beside(fine), profile, fine))
 
 
 def _examined(bench: GradientBench, profile: HyperProfile, rung: Rung) -> GradientCheck:

@@ -15,10 +15,10 @@ import numpy as np
 
 from parity.backends.port import arithmetic, run_port_outputs
 from parity.backends.reference import run_reference_outputs
-from parity.cases import FINE_LADDER, Case, draw_cases, draw_inputs
+from parity.cases import FINE_LADDER, Case, draw_inputs, largest_structures
 from parity.examine import Modules
 from parity.metrics import compare_special
-from parity.pairs import Pair, Structure
+from parity.pairs import Pair
 from parity.spec.arrays import AnyArray
 from parity.spec.precision import BY_DTYPE, Rung
 from parity.spec.profile import HyperProfile
@@ -28,9 +28,6 @@ PLANTED: Final[Mapping[str, float]] = {"NaN": math.nan, "inf": math.inf, "-inf":
 
 MOST_STRUCTURES: Final = 3
 """The largest structures of a pair: in a small one everything is next to the value that is planted."""
-
-DRAWN: Final = 8
-"""Structures that are drawn beside the corpus."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def ask_pair(pair: Pair, profile: HyperProfile, rung: Rung, seed: int) -> Iterat
         rung: Where both sides run; at f64 the port is lifted as in a run.
         seed: Seed of parameters, inputs and places.
     """
-    for structure in _structures(pair, seed):
+    for structure in largest_structures(pair, seed, MOST_STRUCTURES):
         case = Case.make(pair.name, structure, seed=seed, ladder=FINE_LADDER)
         modules = Modules(pair, case, profile)
         inputs, specs = draw_inputs(pair, case), pair.inputs(case.options)
@@ -84,16 +81,6 @@ def ask_pair(pair: Pair, profile: HyperProfile, rung: Rung, seed: int) -> Iterat
                 spoilt[index] = value
                 differs = _differences(modules, profile, rung, {**inputs, name: spoilt})
                 yield PlantedAnswer(pair.name, rung.name, case.to_json(), what, where, differs)
-
-
-def _structures(pair: Pair, seed: int) -> list[Structure]:
-    drawn = (case.options for case in draw_cases(pair, DRAWN, seed))
-    every: dict[str, Structure] = {Case.make(pair.name, s).to_json(): s for s in (*pair.corpus, *drawn)}
-    return sorted(every.values(), key=lambda structure: -_elements(pair, structure))[:MOST_STRUCTURES]
-
-
-def _elements(pair: Pair, structure: Structure) -> int:
-    return sum(math.prod(spec.shape) for spec in pair.inputs(structure).values())
 
 
 def _differences(modules: Modules, profile: HyperProfile, rung: Rung, inputs: Mapping[str, AnyArray]) -> dict[str, str]:

@@ -135,42 +135,28 @@ def _pair(target: str) -> Any:
 
 def _case(pair: Any, choice: _Choice) -> Any:
     """The case that the user names, else one with the most input elements: a small one hides what goes wrong."""
-    from parity.cases import FULL_LADDER, Case, draw_cases
+    from parity.cases import FULL_LADDER, Case, largest_structures
     from parity.run import require_buildable
 
     if choice.case is not None:
         case = Case.from_json(pair.name, choice.case)
         require_buildable(pair, case)
         return case
-    structures = [*pair.corpus, *(drawn.options for drawn in draw_cases(pair, DRAWN, choice.seed))]
-    largest = max(structures, key=lambda structure: _elements(pair.inputs(structure)))
+    (largest,) = largest_structures(pair, choice.seed, 1)
     return Case.make(pair.name, largest, seed=choice.seed, ladder=FULL_LADDER)
-
-
-DRAWN: Final = 8
-"""Structures that are drawn beside the corpus, of which the largest is traced."""
-
-
-def _elements(inputs: Any) -> int:
-    import math
-
-    return sum(math.prod(spec.shape) for spec in inputs.values())
 
 
 def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> tuple[Any, Any, tuple[str, ...]]:
     """Return links, table and the names of the operations that leaked precision."""
     from parity.attribution import LocalAttribution
     from parity.backends.port import arithmetic
-    from parity.blame import links_by_name, links_by_pairing, trace_backward, trace_forward
+    from parity.blame import links_of_pair, trace_backward, trace_forward
     from parity.suites import PAIRS
     from parity.suites.m2_bert_alternatives import ALTERNATIVES
 
     pair, reference, port = bench.pair, bench.module, bench.modules.port(profile, rung)
     with arithmetic(pair, rung) as leaks, _counted() as on_row:
-        if pair.same_tree:
-            links = links_by_name(pair, reference, port)
-        else:
-            links = links_by_pairing(pair, reference, port, bench.inputs, rung, choice.seed)
+        links = links_of_pair(pair, reference, port, bench.inputs, rung, choice.seed)
         given = (pair, reference, port, bench.inputs, rung, links, choice.seed)
         if choice.backward:
             table = trace_backward(*given, on_row=on_row)

@@ -1,13 +1,14 @@
 """Gradients of either side under the same cotangents: of every float input, and of every trainable parameter.
 
-Both differentiate L = sum over the outputs y of sum(y * w). The cotangents w are multiples of 1/64 of at most seven
-bits, which every format holds: dL/dy is w itself, whatever rounds on the way to L.
+Both differentiate L = sum over the outputs y of sum(y * w). Drawn cotangents w are multiples of 1/64 of at most seven
+bits, which every format holds: dL/dy is w itself, whatever rounds on the way to L. Golden files have the main output's
+alone, and w = linspace(-1, 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import mlx.core as mx
@@ -62,22 +63,14 @@ def gradients_of_reference(
     What no output depends on has a gradient of zeros. `varied` are the inputs that have one: no mask does. A
     `perturbed` pass needs no better transforms than torch's own.
     """
-    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    targets = {f"{GRADIENT}input {name}": tensor.requires_grad_() for name, tensor in tensors.items() if name in varied}
-    targets |= {GRADIENT + name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
-    with torch.enable_grad(), nullcontext() if perturbed else TrueTransforms():
-        # A copy, since a leaf cannot be changed in place, and a module may do that to what it is given.
-        outputs = pair.call(module, {name: tensor.clone() for name, tensor in tensors.items()})
-        parts = [
+
+    def loss(outputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        return [
             (y * torch.from_numpy(cotangents[name]).to(y.dtype)).sum() for name, y in outputs.items() if y.requires_grad
         ]
-        if not parts or not targets:
-            return {}
-        found: Any = torch.autograd.grad(torch.stack(parts).sum(), list(targets.values()), allow_unused=True)
-    return {
-        name: TracedTensor(*numpy_from_torch(torch.zeros_like(target) if grad is None else grad))
-        for (name, target), grad in zip(targets.items(), found, strict=True)
-    }
+
+    by_name, by_input = _reference(pair, module, inputs, rung, loss, varied, nullcontext() if perturbed else None)
+    return _joined(by_name, by_input)
 
 
 def gradients_of_port(
@@ -89,27 +82,124 @@ def gradients_of_port(
     varied: Collection[str],
 ) -> dict[str, TracedTensor]:
     """Return the gradients of the port under the reference's names and axes; a shared parameter's under each alias."""
+
+    def loss(outputs: Mapping[str, mx.array]) -> mx.array:
+        parts = [
+            mx.sum(y * mlx_from_numpy(cotangents[name], "float64").astype(y.dtype))
+            for name, y in outputs.items()
+            if name in cotangents and mx.issubdtype(y.dtype, mx.floating)
+        ]
+        return sum(parts[1:], parts[0])
+
+    return _joined(*_port(pair, module, inputs, rung, loss, varied))
+
+
+def reference_gradients(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the gradients of sum(y * w), y the main output, w = linspace(-1, 1, y.numel()), as golden files have them.
+
+    Transforms are torch's own. A parameter that the output does not depend on has a gradient of zeros.
+
+    Returns:
+        Gradients by parameter, and by float input.
+    """
+
+    def loss(outputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        y = list(outputs.values())[-1]
+        return [(y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).reshape(y.shape)).sum()]
+
+    return _values(_reference(pair, module, inputs, rung, loss, _floats(inputs), nullcontext()))
+
+
+def port_gradients(
+    pair: Pair, module: mlx_nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return those of the port under the reference's names and axes; a shared parameter's under each alias."""
+
+    def loss(outputs: Mapping[str, mx.array]) -> mx.array:
+        y = list(outputs.values())[-1]
+        weight = mlx_from_numpy(np.linspace(-1, 1, y.size), "float64").astype(y.dtype).reshape(y.shape)
+        return mx.sum(y * weight)
+
+    return _values(_port(pair, module, inputs, rung, loss, _floats(inputs)))
+
+
+# --- one backward pass ------------------------------------------------------------------------------------
+
+Tensors = dict[str, TracedTensor]
+
+
+def _reference(
+    pair: Pair,
+    module: nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    loss: Callable[[Mapping[str, torch.Tensor]], list[torch.Tensor]],
+    varied: Collection[str],
+    transforms: AbstractContextManager[object] | None,
+) -> tuple[Tensors, Tensors]:
+    """Gradients of the sum of `loss` by parameter and by input; `transforms` stand in place of the true ones."""
+    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name in varied}
+    parameters = {name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
+    targets = [*parameters.values(), *leaves.values()]
+    with torch.enable_grad(), TrueTransforms() if transforms is None else transforms:
+        # A copy, since a leaf cannot be changed in place, and a module may do that to what it is given.
+        parts = loss(pair.call(module, {name: tensor.clone() for name, tensor in tensors.items()}))
+        if not parts or not targets:
+            return {}, {}
+        found: Any = torch.autograd.grad(torch.stack(parts).sum(), targets, allow_unused=True)
+    grads = [
+        TracedTensor(*numpy_from_torch(torch.zeros_like(target) if grad is None else grad))
+        for target, grad in zip(targets, found, strict=True)
+    ]
+    split = len(parameters)
+    return dict(zip(parameters, grads[:split], strict=True)), dict(zip(leaves, grads[split:], strict=True))
+
+
+def _port(
+    pair: Pair,
+    module: mlx_nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    loss: Callable[[Mapping[str, mx.array]], mx.array],
+    varied: Collection[str],
+) -> tuple[Tensors, Tensors]:
+    """Gradients of `loss` by parameter and by input."""
     with arithmetic(pair, rung), mx.stream(mx.cpu):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
         floats = {name: array for name, array in arrays.items() if name in varied}
         start = module.trainable_parameters()
         if not floats and not tree_flatten(start):
-            return {}
+            return {}, {}
 
-        def loss(parameters: Any, given: Mapping[str, mx.array]) -> mx.array:
+        def total(parameters: Any, given: Mapping[str, mx.array]) -> mx.array:
             module.update(parameters)
-            parts = [
-                mx.sum(y * mlx_from_numpy(cotangents[name], "float64").astype(y.dtype))
-                for name, y in pair.call(module, {**arrays, **given}).items()
-                if name in cotangents and mx.issubdtype(y.dtype, mx.floating)
-            ]
-            return sum(parts[1:], parts[0])
+            return loss(pair.call(module, {**arrays, **given}))
 
         try:
-            by_parameter, by_input = mx.grad(loss, argnums=(0, 1))(start, floats)
+            by_parameter, by_input = mx.grad(total, argnums=(0, 1))(start, floats)
         finally:
             module.update(start)
         by_name = pair.to_state(module, dict(tree_flatten(by_parameter)))
         mx.eval(by_name, by_input)
-        found = {f"{GRADIENT}input {name}": TracedTensor(*numpy_from_mlx(array)) for name, array in by_input.items()}
-        return found | {GRADIENT + name: TracedTensor(*numpy_from_mlx(array)) for name, array in by_name.items()}
+        return _traced(by_name), _traced(by_input)
+
+
+def _traced(arrays: Mapping[str, mx.array]) -> Tensors:
+    return {name: TracedTensor(*numpy_from_mlx(array)) for name, array in arrays.items()}
+
+
+def _joined(by_name: Tensors, by_input: Tensors) -> Tensors:
+    inputs = {f"{GRADIENT}input {name}": tensor for name, tensor in by_input.items()}
+    return inputs | {GRADIENT + name: tensor for name, tensor in by_name.items()}
+
+
+def _values(found: tuple[Tensors, Tensors]) -> tuple[dict[str, Array], dict[str, Array]]:
+    by_name, by_input = ({name: tensor.values for name, tensor in part.items()} for part in found)
+    return by_name, by_input
+
+
+def _floats(inputs: Mapping[str, AnyArray]) -> list[str]:
+    return [name for name, array in inputs.items() if np.issubdtype(array.dtype, np.floating)]

@@ -1,4 +1,4 @@
-"""The MLX side: build, fill, run and differentiate a port."""
+"""The MLX side: build, fill and run a port."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx import nn
-from mlx.utils import tree_flatten
 
 from mlx_impl.ops import Ops
 from mlx_impl.precision import cast
@@ -17,7 +15,7 @@ from parity.backends.convert_mlx import MLX_DTYPES, mlx_from_numpy, numpy_from_m
 from parity.backends.mlx_float64 import float64_ops
 from parity.float64 import Leak, float64_forms
 from parity.pairs import Pair, Structure
-from parity.spec.arrays import AnyArray, Array
+from parity.spec.arrays import AnyArray
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
 from parity.trace import Trace, TracedTensor
@@ -87,33 +85,6 @@ def run_port_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArra
     with arithmetic(pair, rung), mx.stream(mx.cpu):
         outputs = pair.call(module, {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()})
         return Trace({name: TracedTensor(*numpy_from_mlx(array)) for name, array in outputs.items()}, tuple(outputs))
-
-
-def port_gradients(
-    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the gradients of sum(y * w), w = linspace(-1, 1, y.size), for parameters and for float inputs.
-
-    Parameters have the reference's names and axes; a shared parameter appears under each of its aliases.
-    """
-    with arithmetic(pair, rung), mx.stream(mx.cpu):
-        arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-        leaves = {name: array for name, array in arrays.items() if mx.issubdtype(array.dtype, mx.floating)}
-        start = module.trainable_parameters()
-
-        def loss(parameters: Any, floats: Mapping[str, mx.array]) -> mx.array:
-            module.update(parameters)
-            y = list(pair.call(module, {**arrays, **floats}).values())[-1]
-            weight = mlx_from_numpy(np.linspace(-1, 1, y.size), "float64").astype(y.dtype).reshape(y.shape)
-            return mx.sum(y * weight)
-
-        named, by_input = mx.grad(loss, argnums=(0, 1))(start, leaves)
-        module.update(start)
-        by_name = pair.to_state(module, dict(tree_flatten(named)))
-        return (
-            {name: numpy_from_mlx(array)[0] for name, array in by_name.items()},
-            {name: numpy_from_mlx(array)[0] for name, array in by_input.items()},
-        )
 
 
 def _is_floating(value: Any) -> bool:

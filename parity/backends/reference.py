@@ -1,4 +1,4 @@
-"""The torch side: build, fill, run and differentiate a reference."""
+"""The torch side: build, fill and run a reference."""
 
 from __future__ import annotations
 
@@ -139,32 +139,9 @@ def run_reference_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, An
     return Trace({name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in outputs.items()}, tuple(outputs))
 
 
-def reference_gradients(
-    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the gradients of sum(y * w), w = linspace(-1, 1, y.numel()), for parameters and for float inputs.
-
-    A parameter that the output does not depend on has a gradient of zeros.
-    """
-    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if tensor.is_floating_point()}
-    parameters = dict(module.named_parameters())
-    y = list(pair.call(module, tensors).values())[-1]
-    weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).reshape(y.shape)
-    targets = [*parameters.values(), *leaves.values()]
-    grads = torch.autograd.grad((y * weight).sum(), targets, allow_unused=True)
-    arrays = [_zeros_if_none(grad, target) for grad, target in zip(grads, targets, strict=True)]
-    split = len(parameters)
-    return dict(zip(parameters, arrays[:split], strict=True)), dict(zip(leaves, arrays[split:], strict=True))
-
-
 def _is_floating(value: Any) -> bool:
     """Whether a submodule's output can be compared: a cache or a mask cannot."""
     return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def _zeros_if_none(grad: torch.Tensor | None, target: torch.Tensor) -> Array:
-    return numpy_from_torch(torch.zeros_like(target) if grad is None else grad)[0]
 
 
 def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from parity.blame.backward import trace_backward
 from parity.blame.forward import trace_forward
-from parity.blame.links import Link, Links, links_by_name, links_by_pairing
+from parity.blame.links import Link, Links, links_by_name, links_by_pairing, links_of_pair
 from parity.blame.signature import residual_signature
 from parity.blame.table import BlameRow, BlameTable
 
@@ -13,6 +13,7 @@ __all__ = [
     "Links",
     "links_by_name",
     "links_by_pairing",
+    "links_of_pair",
     "residual_signature",
     "trace_backward",
     "trace_forward",

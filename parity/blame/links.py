@@ -84,6 +84,20 @@ class Links:
         return next(link for link in self.links if (link.reference, link.port) == (reference, port))
 
 
+def links_of_pair(
+    pair: Pair,
+    reference: nn.Module,
+    port: mlx_nn.Module,
+    inputs: Mapping[str, AnyArray],
+    rung: Rung,
+    seed: int = 0,
+) -> Links:
+    """Link by name where both trees are the same, else by pairing; arguments as those of `links_by_pairing`."""
+    if pair.same_tree:
+        return links_by_name(pair, reference, port)
+    return links_by_pairing(pair, reference, port, inputs, rung, seed)
+
+
 def links_by_name(pair: Pair, reference: nn.Module, port: mlx_nn.Module) -> Links:
     """Link the modules that the pair says have one name; the root is the root's partner."""
     names = {pair.tap_name(name): name for name, _ in reversed(port.named_modules()) if name}

@@ -2,7 +2,7 @@
 
 from parity.cases.arrays import draw_inputs, draw_parameters
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
-from parity.cases.draw import aim_case, corpus_cases, draw_cases, shrink_case
+from parity.cases.draw import aim_case, corpus_cases, draw_cases, largest_structures, shrink_case
 from parity.cases.families import FAMILIES, STRATUM_FAMILIES
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "draw_cases",
     "draw_inputs",
     "draw_parameters",
+    "largest_structures",
     "shrink_case",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -12,13 +13,16 @@ from hypothesis.errors import Flaky, NoSuchExample
 
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
 from parity.cases.families import FAMILIES
-from parity.pairs import Pair
+from parity.pairs import Pair, Structure
 
 SCALES = (0, 5, -10)
 """Powers of two: 1, loud, and small enough that LayerNorm's epsilon matters. float16 holds all of them."""
 
 TINY_SCALE = -20
 """Drawn on the fine ladder only: float16 would lose it."""
+
+DRAWN_STRUCTURES = 8
+"""Structures that are drawn beside the corpus, where the largest ones are asked for."""
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -88,6 +92,17 @@ def aim_case(pair: Pair, score: Callable[[Case], float], seed: int, effort: int)
 
     search()
     return None if best is None else best[1]
+
+
+def largest_structures(pair: Pair, seed: int, count: int) -> list[Structure]:
+    """Return at most `count` structures of the corpus and of a few drawn ones, the most input elements first."""
+    drawn = (case.options for case in draw_cases(pair, DRAWN_STRUCTURES, seed))
+    every: dict[str, Structure] = {Case.make(pair.name, s).to_json(): s for s in (*pair.corpus, *drawn)}
+
+    def elements(structure: Structure) -> int:
+        return sum(math.prod(spec.shape) for spec in pair.inputs(structure).values())
+
+    return sorted(every.values(), key=elements, reverse=True)[:count]
 
 
 def _settings(count: int) -> hypothesis.settings:

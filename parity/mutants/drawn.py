@@ -4,12 +4,11 @@ Each is one or two edits of a port at random places. It is put to `parity.examin
 absolute gates alone, not to the whole budget of a run: what it survives here, `parity run` might still kill.
 
 An edit is equivalent, and drawn again, if it changes no bit of any output at f64 in all of these cases and further ones
-with other weights and inputs, nor of any gradient. One that changes gradients alone goes to blame backwards.
+with other weights and inputs, nor of any gradient. Of one that changes gradients alone they are judged, as in a run.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,16 +16,16 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from parity.backends.port import arithmetic, port_gradients, run_port_outputs
-from parity.blame import links_by_name, links_by_pairing, trace_backward
-from parity.cases import FINE_LADDER, Case, draw_cases
+from parity.backends.port import run_port_outputs
+from parity.cases import FINE_LADDER, Case, largest_structures
 from parity.errors import TargetError
 from parity.examine import Bench, Examination, examine, first_bad
+from parity.gradients import GradientBench, examine_gradients
 from parity.mutants.edits import Edit, Place, draw_edit, find_places, planted
-from parity.pairs import Pair, Structure
+from parity.pairs import Pair
 from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import HyperProfile
-from parity.trace import Trace
+from parity.trace import Trace, TracedTensor
 
 CONFIDENCE: Final = 0.95
 """Level of the lower bound of a rate."""
@@ -39,9 +38,6 @@ STRUCTURES_TRIED: Final = 3
 
 MORE_SEEDS: Final = 6
 """Further inputs and weights on which an edit must change nothing before it is called equivalent."""
-
-DRAWN: Final = 8
-"""Structures that are drawn beside the corpus."""
 
 MOST_REDRAWN: Final = 200
 """Edits that change nothing, one after the other, before a structure is given up."""
@@ -128,9 +124,10 @@ class Range:
                 f"{pair.spelling} cannot be edited: it compares freshly built modules, or has no rung f64"
             )
         self.pair, self.profile, self.seed = pair, profile, seed
-        found = structures(pair, seed)
+        found = largest_structures(pair, seed, STRUCTURES_TRIED)
         self.options = found[structure % len(found)]
         self.benches = [self._bench(family, seed) for family in FAMILIES_TRIED]
+        self.gradient_benches = [] if pair.no_gradients else [GradientBench(bench) for bench in self.benches]
         self.clean = [self._examined(bench, RUNGS["f64"]) for bench in self.benches]
         self._more: list[tuple[Bench, Examination]] = []
         for examination in self.clean:
@@ -171,28 +168,22 @@ class Range:
         return found, same
 
     def same_gradients(self, edits: Sequence[Edit]) -> bool:
-        """Whether every gradient at f64, of parameters and of inputs, is what it was, bit for bit."""
-        clean, other = (
-            port_gradients(bench.pair, bench.modules.port(self.profile, RUNGS["f64"]), bench.inputs, RUNGS["f64"])
-            for bench in (self.benches[0], self.benches[0].with_pair(planted(self.pair, edits)))
-        )
-        return all(
-            here.keys() == there.keys() and all(here[name].tobytes() == there[name].tobytes() for name in here)
-            for here, there in zip(clean, other, strict=True)
-        )
+        """Whether every gradient at f64, of inputs too, is what it was, bit for bit; true of a pair without."""
+        edited = planted(self.pair, edits)
+        for bench in self.gradient_benches:
+            clean = bench.port(self.profile, RUNGS["f64"])
+            other = bench.with_pair(edited).port(self.profile, RUNGS["f64"])
+            if clean.keys() != other.keys() or any(_bits(clean[name]) != _bits(other[name]) for name in clean):
+                return False
+        return True
 
     def gradients_err(self, edits: Sequence[Edit]) -> bool:
-        """Whether blame backwards finds a module of the port with edits that errs at f64."""
-        bench, rung = self.benches[0].with_pair(planted(self.pair, edits)), RUNGS["f64"]
-        pair, port = bench.pair, bench.modules.port(self.profile, rung)
-        with arithmetic(pair, rung):
-            links = (
-                links_by_name(pair, bench.module, port)
-                if pair.same_tree
-                else links_by_pairing(pair, bench.module, port, bench.inputs, rung, self.seed)
-            )
-            table = trace_backward(pair, bench.module, port, bench.inputs, rung, links, self.seed)
-        return any(row.exceeds for row in table.rows)
+        """Whether a gradient at f64 fails in any case, judged as a run judges it."""
+        edited = planted(self.pair, edits)
+        checks = (
+            examine_gradients(bench.with_pair(edited), self.profile, RUNGS["f64"]) for bench in self.gradient_benches
+        )
+        return any(first_bad(check.judgements) is not None for check in checks)
 
 
 def editable(pair: Pair) -> bool:
@@ -200,15 +191,8 @@ def editable(pair: Pair) -> bool:
     return not pair.fresh and "f64" in pair.only_rungs
 
 
-def structures(pair: Pair, seed: int) -> list[Structure]:
-    """Return the largest structures of a pair, by elements of the input."""
-    drawn = (case.options for case in draw_cases(pair, DRAWN, seed))
-    every: dict[str, Structure] = {Case.make(pair.name, s).to_json(): s for s in (*pair.corpus, *drawn)}
-    return sorted(every.values(), key=lambda structure: -_elements(pair, structure))[:STRUCTURES_TRIED]
-
-
-def _elements(pair: Pair, structure: Structure) -> int:
-    return sum(math.prod(spec.shape) for spec in pair.inputs(structure).values())
+def _bits(tensor: TracedTensor) -> tuple[tuple[int, ...], bytes]:
+    return tensor.values.shape, tensor.values.tobytes()
 
 
 def _same(clean: Trace | None, other: Trace | None) -> bool:

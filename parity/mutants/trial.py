@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from parity.backends.port import arithmetic
-from parity.blame import BlameTable, links_by_name, links_by_pairing, trace_backward
+from parity.blame import BlameTable, links_of_pair, trace_backward
 from parity.cases import Case, corpus_cases
 from parity.examine import Bench, examine, first_bad
 from parity.gradients import GradientBench, examine_gradients
@@ -359,11 +359,7 @@ def _of_gradient(mutant: Mutant, bench: Bench, rung: RungName, seed: int, bad: s
 def _backward(bench: Bench, rung: Rung, seed: int) -> BlameTable:
     pair, reference, port = bench.pair, bench.module, bench.modules.port(bench.profile, rung)
     with arithmetic(pair, rung):
-        links = (
-            links_by_name(pair, reference, port)
-            if pair.same_tree
-            else links_by_pairing(pair, reference, port, bench.inputs, rung, seed)
-        )
+        links = links_of_pair(pair, reference, port, bench.inputs, rung, seed)
         return trace_backward(pair, reference, port, bench.inputs, rung, links, seed)
 
 

@@ -13,9 +13,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_impl.ops import Ops
+from parity.backends.gradients import port_gradients, reference_gradients
 from parity.backends.mlx_float64 import float64_ops
-from parity.backends.port import fill_port, port_gradients, run_port_outputs
-from parity.backends.reference import reference_gradients
+from parity.backends.port import fill_port, run_port_outputs
 from parity.cases import Case
 from parity.examine import Bench
 from parity.float64 import float64_forms

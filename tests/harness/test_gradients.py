@@ -18,7 +18,7 @@ from parity import gradients
 from parity.api import Pair, complete
 from parity.backends.gradients import draw_cotangents
 from parity.blame.failures import blame_failures
-from parity.cases import corpus_cases
+from parity.cases import Case, corpus_cases
 from parity.examine import Bench, Modules
 from parity.gradient_run import FORWARD_FAILS
 from parity.gradients import KINK, NO_GRADIENT, GradientBench, examine_gradients
@@ -289,3 +289,92 @@ def test_ties_and_kinks_are_judged_beside_themselves_and_counted() -> None:
 @pytest.mark.parametrize("wrong", [{"scale": 1.01}, {"root": True}], ids=str)
 def test_a_tie_excuses_neither_a_wrong_derivative_nor_nan(wrong: Any) -> None:
     assert {failure.kind for failure in tied(**wrong).failures} == {"gradient"}
+
+
+class LongPool(tnn.Module):
+    """The largest of all positions: of a constant input, all are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.max(dim=-2)[0]
+
+
+class LongPoolPort(mnn.Module):
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.max(x, axis=-2)
+
+
+@pytest.mark.parametrize("rung", ["f64", "f32"])
+def test_a_tie_of_many_is_parted(rung: Any) -> None:
+    """Within 2^-20 of a number lie 16 of float32's, of which 32 positions would draw the same."""
+    inputs = lambda c: {"x": (2, c["n"], 6)}  # noqa: E731
+    given = {"configurations": [{"n": 32}], "inputs": inputs}
+    pool = complete(Pair("pool", reference=lambda n: LongPool(), port=lambda n: LongPoolPort(), **given))  # type: ignore[arg-type]
+    bench = GradientBench(Bench(pool, Case.make("pool", {"n": 32}, "constant"), CANONICAL))
+    found = examine_gradients(bench, CANONICAL, RUNGS[rung])
+    assert found.beside
+    assert all(judgement.passed for judgement in found.judgements.values())
+
+
+GUARD = 2.0**-26
+
+
+class Standard(tnn.Module):
+    """(x - mean) / sd of each row."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True))
+
+
+class StandardPort(mnn.Module):
+    """The same; for its derivative, in `dtypes`, a variance below `GUARD` times the squared mean is held there."""
+
+    def __init__(self, dtypes: tuple[mx.Dtype, ...]) -> None:
+        super().__init__()
+        self.dtypes = dtypes
+
+    def __call__(self, x: mx.array) -> mx.array:
+        def parts(x: mx.array) -> tuple[mx.array, mx.array]:
+            centred = x - mx.mean(x, axis=-1, keepdims=True)
+            return centred, mx.mean(mx.square(centred), axis=-1, keepdims=True)
+
+        @mx.custom_function
+        def standard(x: mx.array) -> mx.array:
+            centred, variance = parts(x)
+            return centred * mx.rsqrt(variance)
+
+        @standard.vjp
+        def _(x: Any, cotangent: Any, output: Any) -> Any:
+            _, variance = parts(x)
+            if x.dtype in self.dtypes:
+                variance = mx.maximum(variance, GUARD * mx.square(mx.mean(x, axis=-1, keepdims=True)))
+            share = mx.mean(cotangent * output, axis=-1, keepdims=True)
+            return (cotangent - mx.mean(cotangent, axis=-1, keepdims=True) - output * share) * mx.rsqrt(variance)
+
+        return standard(x)  # type: ignore[no-any-return]
+
+
+def far(dtypes: tuple[mx.Dtype, ...], rung: Any) -> Any:
+    """Gradients at inputs whose spread is 2^-14 of their mean: the guard holds there, but not 2^-12 beside them."""
+    given = {"configurations": [32], "inputs": lambda n: {"x": (3, n)}}
+    norm = complete(Pair("norm", reference=lambda n: Standard(), port=lambda n: StandardPort(dtypes), **given))  # type: ignore[arg-type]
+    spread = np.random.Generator(np.random.Philox(3)).standard_normal((3, 32))
+    x = (100 * (1 + 2.0**-14 * spread)).astype(np.float32).astype(np.float64)
+    bench = Bench(norm, corpus_cases(norm, 0)[0], CANONICAL, inputs={"x": x})
+    return examine_gradients(GradientBench(bench), CANONICAL, RUNGS[rung])
+
+
+@pytest.mark.parametrize("rung", ["f64", "f32"])
+def test_a_derivative_that_is_wrong_at_a_far_offset_alone_is_no_kink(
+    rung: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = far((), rung)
+    assert not right.beside
+    assert all(judgement.passed for judgement in right.judgements.values())
+    at_rung = (mx.float64,) if rung == "f64" else (mx.float32,)
+    for dtypes in ((mx.float64, mx.float32), at_rung):
+        wrong = far(dtypes, rung)
+        assert not wrong.beside
+        assert not any(judgement.passed for judgement in wrong.judgements.values())
+    monkeypatch.setattr(gradients, "_ASIDE", dict.fromkeys(("f64", "f32"), 2.0**-12))
+    assert far((mx.float64, mx.float32), rung).beside, "so far beside, nothing of the offset is left"

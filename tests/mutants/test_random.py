@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,19 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 from harness_pieces import F32, F64, invoke
 from mlx import nn
 from scipy import stats
 
+from parity.api import Pair, complete
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.port import run_port
+from parity.cases import largest_structures
 from parity.errors import TargetError
 from parity.examine import first_bad
 from parity.mutants import drawn
-from parity.mutants.drawn import Range, Rate, editable, largest_true, random_mutants, sensitivities, structures
+from parity.mutants.drawn import Range, Rate, editable, largest_true, random_mutants, sensitivities
 from parity.mutants.edits import LARGEST_K, Edit, Place, draw_edit, find_places, plant
 from parity.spec.profile import CANONICAL
 from parity.suites import select
@@ -215,7 +219,7 @@ def test_an_edit_that_other_cases_show_is_no_equivalent(monkeypatch: pytest.Monk
     assert "f64" in mutant.seen
 
 
-def test_an_edit_of_gradients_alone_goes_to_blame_backwards(mlp: Range, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_of_gradients_alone_is_judged_by_them(mlp: Range, monkeypatch: pytest.MonkeyPatch) -> None:
     edit = Edit(place_of(mlp, "act"), "scale", k=53)
     monkeypatch.setattr(drawn, "draw_edit", lambda *_: edit)
     monkeypatch.setattr(Range, "same_gradients", lambda *_: False)
@@ -232,6 +236,39 @@ def test_gradients_tell_an_edited_port_from_the_port(mlp: Range) -> None:
     for what in ("float32", "negate"):
         assert not mlp.same_gradients([Edit(act, what)])  # type: ignore[arg-type]
         assert mlp.gradients_err([Edit(act, what)])  # type: ignore[arg-type]
+
+
+class Torso(torch.nn.Module):
+    """Two outputs, the second through a part that passes its input on."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.one, self.two, self.side = torch.nn.Linear(n, n), torch.nn.Linear(n, n), torch.nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.one(x), self.two(self.side(x))
+
+
+class TorsoPort(nn.Module):
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.one, self.two, self.side = nn.Linear(n, n), nn.Linear(n, n), nn.Identity()
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        return self.one(x), self.two(self.side(x))
+
+
+@pytest.mark.parametrize("skipped", ["", "never trained"])
+def test_gradients_of_every_output_count(skipped: str) -> None:
+    """Inputs are float32's numbers, so the cast changes no value, and rounds the second output's derivative alone."""
+    given = {"configurations": [5], "inputs": lambda n: {"x": (3, n)}, "no_gradients": skipped}
+    torso = Range(complete(Pair("torso", reference=Torso, port=TorsoPort, **given)), 0, CANONICAL, 0)  # type: ignore[arg-type]
+    cast = [Edit(place_of(torso, "side"), "float32")]
+    assert torso.unchanged(torso.examine(cast, F64))
+    assert torso.same_gradients([])
+    assert torso.same_gradients(cast) == bool(skipped)
+    assert torso.gradients_err(cast) != bool(skipped)
+    assert not torso.gradients_err([])
 
 
 def test_a_port_that_no_edit_changes_is_refused(mlp: Range, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,9 +319,10 @@ def test_only_ports_with_weights_can_be_edited_and_only_right_ones() -> None:
 
 def test_the_largest_structures_come_first() -> None:
     (pair,) = select(["mlp"])
-    sizes = [drawn._elements(pair, structure) for structure in structures(pair, 0)]
+    sizes = [math.prod(pair.inputs(structure)["x"].shape) for structure in largest_structures(pair, 0, 3)]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(sizes) == drawn.STRUCTURES_TRIED
+    assert sizes[0] >= max(math.prod(pair.inputs(structure)["x"].shape) for structure in pair.corpus)
+    assert len(sizes) == 3
 
 
 def test_the_clean_bench_is_as_it_was_after_many_edits(mlp: Range) -> None:

@@ -14,8 +14,7 @@ from port_twins import Twins, twins
 
 from mlx_impl import BertForMaskedLM, Embedding, HyenaFilter, Linear, Sin
 from mlx_impl.weights import parameters
-from parity.backends.port import port_gradients
-from parity.backends.reference import reference_gradients
+from parity.backends.gradients import port_gradients, reference_gradients
 from parity.pairs import Pair
 from parity.spec.config import ModelConfig
 from parity.spec.precision import RUNGS
