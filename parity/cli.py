@@ -497,6 +497,7 @@ def _seed(seed: int | None) -> int:
 
 
 def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
+    from parity.gradients import KINK
     from parity.report import unpaired_lines
 
     out = Console(highlight=False, soft_wrap=True)
@@ -514,12 +515,15 @@ def _print_results(results: Any, folder: Path | None, detailed: bool) -> None:
         out.print(line, markup=False)
     for skips, what in (
         ([skip for skip in results.skips if skip.cases is None], "combinations of component, profile and rung"),
-        ([skip for skip in results.skips if skip.cases], "runs of single cases"),
+        ([skip for skip in results.skips if skip.cases and skip.reason != KINK], "runs of single cases"),
+        ([skip for skip in results.skips if skip.reason == KINK], ""),
     ):
         if skips:
             rungs = ", ".join(dict.fromkeys(skip.rung for skip in skips))
             reasons = "; ".join(dict.fromkeys(skip.reason for skip in skips))
-            out.print(f"skipped {sum(skip.cases or 1 for skip in skips)} {what} ({rungs}): {reasons}", markup=False)
+            count = sum(skip.cases or 1 for skip in skips)
+            said = f"skipped {count} {what}" if what else f"{count} runs of single cases were judged, not skipped"
+            out.print(f"{said} ({rungs}): {reasons}", markup=False)
     if results.assessments:
         out.print(_accuracy_line(results), markup=False)
     where = f"; report in {folder}" if folder is not None else ""

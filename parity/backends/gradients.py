@@ -64,10 +64,11 @@ def gradients_of_reference(
     `perturbed` pass needs no better transforms than torch's own.
     """
 
-    def loss(outputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        return [
+    def loss(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        parts = [
             (y * torch.from_numpy(cotangents[name]).to(y.dtype)).sum() for name, y in outputs.items() if y.requires_grad
         ]
+        return torch.stack(parts).sum() if parts else None
 
     by_name, by_input = _reference(pair, module, inputs, rung, loss, varied, nullcontext() if perturbed else None)
     return _joined(by_name, by_input)
@@ -105,9 +106,9 @@ def reference_gradients(
         Gradients by parameter, and by float input.
     """
 
-    def loss(outputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    def loss(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         y = list(outputs.values())[-1]
-        return [(y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).reshape(y.shape)).sum()]
+        return (y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).reshape(y.shape)).sum()
 
     return _values(_reference(pair, module, inputs, rung, loss, _floats(inputs), nullcontext()))
 
@@ -135,21 +136,21 @@ def _reference(
     module: nn.Module,
     inputs: Mapping[str, AnyArray],
     rung: Rung,
-    loss: Callable[[Mapping[str, torch.Tensor]], list[torch.Tensor]],
+    loss: Callable[[Mapping[str, torch.Tensor]], torch.Tensor | None],
     varied: Collection[str],
     transforms: AbstractContextManager[object] | None,
 ) -> tuple[Tensors, Tensors]:
-    """Gradients of the sum of `loss` by parameter and by input; `transforms` stand in place of the true ones."""
+    """Gradients of `loss` by parameter and by input, none where it is None; `transforms` replace the true ones."""
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name in varied}
     parameters = {name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
     targets = [*parameters.values(), *leaves.values()]
     with torch.enable_grad(), TrueTransforms() if transforms is None else transforms:
         # A copy, since a leaf cannot be changed in place, and a module may do that to what it is given.
-        parts = loss(pair.call(module, {name: tensor.clone() for name, tensor in tensors.items()}))
-        if not parts or not targets:
+        total = loss(pair.call(module, {name: tensor.clone() for name, tensor in tensors.items()}))
+        if total is None or not targets:
             return {}, {}
-        found: Any = torch.autograd.grad(torch.stack(parts).sum(), targets, allow_unused=True)
+        found: Any = torch.autograd.grad(total, targets, allow_unused=True)
     grads = [
         TracedTensor(*numpy_from_torch(torch.zeros_like(target) if grad is None else grad))
         for target, grad in zip(targets, found, strict=True)

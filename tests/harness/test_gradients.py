@@ -19,6 +19,7 @@ from parity.api import Pair, complete
 from parity.backends.gradients import draw_cotangents
 from parity.blame.failures import blame_failures
 from parity.cases import Case, corpus_cases
+from parity.cli import _print_results
 from parity.examine import Bench, Modules
 from parity.gradient_run import FORWARD_FAILS
 from parity.gradients import KINK, NO_GRADIENT, GradientBench, examine_gradients
@@ -276,11 +277,16 @@ def tied(scale: float = 1.0, root: bool = False) -> Results:
     inputs = lambda n: {"x": (3, 2 * n)}  # noqa: E731
     given = {"configurations": [2, 3, 4, 5, 6, 7, 8, 9, 10], "inputs": inputs}
     whole = complete(Pair("pool", reference=lambda n: Pool(), port=lambda n: PoolPort(scale, root), **given))  # type: ignore[arg-type]
-    return execute(Plan([whole], [CANONICAL], ("f64", "f32"), "standard", 0), Results({}))
+    return execute(Plan([whole], [CANONICAL], ("f64", "f32"), "standard", 0), Results({"seed": 0}))
 
 
-def test_ties_and_kinks_are_judged_beside_themselves_and_counted() -> None:
+def test_ties_and_kinks_are_judged_beside_themselves_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     results = tied()
+    _print_results(results, None, detailed=False)
+    count = sum(skip.cases or 0 for skip in results.skips if skip.reason == KINK)
+    printed = capsys.readouterr().out
+    assert f"{count} runs of single cases were judged, not skipped (f64): {KINK}" in printed
+    assert "skipped " not in printed.replace("not skipped", "")
     assert results.verdict == "pass", results.failures
     assert KINK in reasons(results)
     assert all(row.elements for row in results.rows if row.kind == "gradient")

@@ -17,6 +17,7 @@ from harness_pieces import META, failure_of, filled_row, judgement_of, pooler_ca
 
 from parity.cases import corpus_cases
 from parity.errors import OutputError
+from parity.gradients import KINK
 from parity.report import REPORT_FILES, layers_csv, prepare_folder, render_markdown, summary_json, write_report
 from parity.results import Results, Skip
 from parity.spec.precision import RUNGS
@@ -175,6 +176,11 @@ def test_a_passing_report_has_no_section_of_failures() -> None:
 def test_the_report_says_what_was_skipped_and_why() -> None:
     text = render_markdown(EXAMPLES["nothing compared"])
     assert "extended_precision: 1 combinations of component and rung not run. not implemented yet." in text
+
+
+def test_what_is_judged_beside_a_kink_is_not_called_skipped() -> None:
+    text = render_markdown(results_of([filled_row(0.5)], [Skip("pooler", "canonical", "f64", KINK, cases=3)]))
+    assert f"3 runs of single cases were judged, not skipped: {KINK}" in text
 
 
 def test_the_report_says_where_single_cases_were_skipped() -> None:
