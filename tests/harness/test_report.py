@@ -18,6 +18,7 @@ from harness_pieces import META, failure_of, filled_row, judgement_of, pooler_ca
 from parity.cases import corpus_cases
 from parity.errors import OutputError
 from parity.gradients import KINK
+from parity.pages import SCHEMA
 from parity.report import REPORT_FILES, layers_csv, prepare_folder, render_markdown, summary_json, write_report
 from parity.results import Results, Skip
 from parity.spec.precision import RUNGS
@@ -119,7 +120,7 @@ def test_another_result_gives_other_bytes() -> None:
 
 @examples
 def test_the_summary_is_strict_json(results: Results) -> None:
-    assert summary_of(results)["schema"] == 2
+    assert summary_of(results)["schema"] == SCHEMA
 
 
 def test_strict_json_is_what_the_parser_insists_on() -> None:
