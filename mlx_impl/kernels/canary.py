@@ -1,7 +1,7 @@
 """Proof that a device computes double-float arithmetic: every float32 operation rounds once, to nearest, by itself.
 
-Four things break it, and none of them shows in a result of float32: sums reordered, a rounding that is not to nearest, a
-product and a sum fused into one rounding, numbers below 2^-126 flushed to zero. Each is asked for with numbers whose
+Four things break it, and none of them shows in a result of float32: sums reordered, a rounding that is not to nearest,
+a product and a sum fused into one rounding, numbers below 2^-126 flushed to zero. Each is asked for with numbers whose
 exact answer the host knows, once a device and process: as MLX runs one operation after the other, and as it compiles
 several into one, since whoever uses the port may compile it.
 """
@@ -73,38 +73,37 @@ def problems(run: Runner) -> list[str]:
 
 def _sums_hold(run: Runner) -> bool:
     a, b = _numbers(1), _numbers(2)
-    s, e = (part.tolist() for part in run(two_sum, (a, b)))
-    return _all_cancel(a.tolist(), b.tolist(), s, e)
+    s, e = run(two_sum, (mx.array(a), mx.array(b)))
+    return _all_cancel(a, b, s, e)
 
 
 def _products_hold(run: Runner) -> bool:
     a, b = _numbers(1), _numbers(2)
-    p, e = (part.tolist() for part in run(two_product, (a, b)))
-    exact = [x * y for x, y in zip(a.tolist(), b.tolist(), strict=True)]  # 48 bits: exact in double precision
+    p, e = run(two_product, (mx.array(a), mx.array(b)))
+    exact = [x * y for x, y in zip(a, b, strict=True)]  # 48 bits: exact in double precision
     return _all_cancel(exact, [0.0] * NUMBERS, p, e)
 
 
 def _products_stay_apart(run: Runner) -> bool:
     a, b, c = _numbers(1), _numbers(2), _numbers(3)
-    s, e = (part.tolist() for part in run(lambda a, b, c: two_sum(a * b, c), (a, b, c)))
-    product = [_float32(x * y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
-    return _all_cancel(product, c.tolist(), s, e)
+    s, e = run(lambda x, y, z: two_sum(x * y, z), (mx.array(a), mx.array(b), mx.array(c)))
+    return _all_cancel([_float32(x * y) for x, y in zip(a, b, strict=True)], c, s, e)
 
 
 def _subnormals_stay(run: Runner) -> bool:
-    powers = mx.array([2.0**-exponent for exponent in range(100, 126)])
-    back = run(lambda x, down, up: (x * down * up,), (powers, mx.array(2.0**-23), mx.array(2.0**23)))
-    return bool(back[0].tolist() == powers.tolist())
+    powers = [2.0**-exponent for exponent in range(100, 126)]
+    (back,) = run(lambda x, down, up: (x * down * up,), (mx.array(powers), mx.array(2.0**-23), mx.array(2.0**23)))
+    return bool(back.tolist() == powers)
 
 
-def _all_cancel(*terms: list[float]) -> bool:
-    """Whether the first two less the last two are exactly zero in every place."""
-    return all(math.fsum((a, b, -s, -e)) == 0 for a, b, s, e in zip(*terms, strict=True))
+def _all_cancel(a: list[float], b: list[float], s: Any, e: Any) -> bool:
+    """Whether a + b - s - e is exactly zero in every place."""
+    return all(math.fsum((w, x, -y, -z)) == 0 for w, x, y, z in zip(a, b, s.tolist(), e.tolist(), strict=True))
 
 
-def _numbers(seed: int) -> mx.array:
-    draw = random.Random(seed)  # noqa: S311 - numbers to compute with, no secret
-    return mx.array([math.ldexp(draw.uniform(-1, 1), draw.randint(-SPREAD, SPREAD)) for _ in range(NUMBERS)])
+def _numbers(seed: int) -> list[float]:
+    draw = random.Random(seed)
+    return [_float32(math.ldexp(draw.uniform(-1, 1), draw.randint(-SPREAD, SPREAD))) for _ in range(NUMBERS)]
 
 
 def _float32(x: float) -> float:

@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import mlx.core as mx
 
+from mlx_impl.kernels.derivatives import with_vjp
+
 DoubleFloat = tuple[mx.array, mx.array]
 """hi and lo."""
 
@@ -91,7 +93,7 @@ def add(x: DoubleFloat, y: DoubleFloat) -> DoubleFloat:
 
 
 def normwise_add(x: DoubleFloat, y: DoubleFloat) -> DoubleFloat:
-    """Sum within 2 u^2 (|x| + |y|): enough wherever an error is measured by the size of the operands. Eleven operations.
+    """Sum within 2 u^2 (|x| + |y|): enough where an error is measured by the operands' size. Eleven operations.
 
     Source: Joldes, Muller and Popescu (2017), algorithm 5.
     """
@@ -112,6 +114,11 @@ def multiply(x: DoubleFloat, y: Factor) -> DoubleFloat:
     p = x[0] * y.hi
     e = _product_error(p, split(x[0]), (y.head, y.tail))
     return fast_two_sum(p, e + (x[0] * y.lo + x[1] * y.hi))
+
+
+def each(change: Callable[[mx.array], mx.array], x: DoubleFloat) -> DoubleFloat:
+    """Change both parts alike: for what acts on their sum by acting on either."""
+    return change(x[0]), change(x[1])
 
 
 def total(x: DoubleFloat, axis: int, plus: Callable[[DoubleFloat, DoubleFloat], DoubleFloat]) -> DoubleFloat:
@@ -168,25 +175,24 @@ def scaled(x: mx.array, exponent: mx.array) -> mx.array:
     return x * power_of_two(half) * power_of_two(exponent - half)
 
 
-@mx.custom_function
-def widened(x: mx.array) -> DoubleFloat:
-    """x as a double-float."""
+def _widen(x: mx.array) -> DoubleFloat:
     return x, mx.zeros_like(x)
 
 
-@widened.vjp
-def _widened_vjp(primals: mx.array, cotangents: DoubleFloat, outputs: Any) -> mx.array:  # noqa: ARG001
-    """The cotangent of a double-float is itself one: its hi and lo stand for their sum."""
-    return cotangents[0] + cotangents[1]
-
-
-@mx.custom_function
-def rounded(hi: mx.array, lo: mx.array) -> mx.array:
-    """The float32 nearest to hi + lo."""
+def _round(hi: mx.array, lo: mx.array) -> mx.array:
     return hi + lo
 
 
-@rounded.vjp
-def _rounded_vjp(primals: Any, cotangents: mx.array, outputs: Any) -> DoubleFloat:  # noqa: ARG001
-    """The cotangent as a double-float; each part getting all of it would count it twice."""
+def _widen_vjp(primals: mx.array, cotangents: DoubleFloat, outputs: Any) -> mx.array:  # noqa: ARG001
+    return cotangents[0] + cotangents[1]
+
+
+def _round_vjp(primals: Any, cotangents: mx.array, outputs: Any) -> DoubleFloat:  # noqa: ARG001
     return cotangents, mx.zeros_like(cotangents)
+
+
+widened = with_vjp(_widen, _widen_vjp)
+"""A float32 array as a double-float. The cotangent of a double-float is itself one: it stands for hi + lo."""
+
+rounded = with_vjp(_round, _round_vjp)
+"""The float32 nearest to hi + lo."""

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_impl.kernels import ordered
+from mlx_impl.kernels.derivatives import with_vjp
 from mlx_impl.kernels.double_float import (
     DoubleFloat,
     add,
@@ -46,20 +47,18 @@ def depthwise_parts(x: mx.array, weight: mx.array, bias: mx.array, padding: int)
 
 @functools.lru_cache(maxsize=16)
 def _convolution(padding: int) -> Callable[[mx.array, mx.array, mx.array], mx.array]:
-    @mx.custom_function
     def convolution(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
         y = depthwise_parts(x, weight, bias, padding)[0]
         return mx.where(mx.isfinite(y), y, ordered.depthwise_conv(x, weight, bias, padding))
 
-    @convolution.vjp
-    def _vjp(primals: Any, cotangents: mx.array, outputs: mx.array) -> tuple[mx.array, ...]:  # noqa: ARG001
+    def vjp(primals: Any, cotangents: mx.array, outputs: mx.array) -> tuple[mx.array, ...]:  # noqa: ARG001
         """By x: a convolution with the taps in reverse; by each tap: the sum of what it was multiplied with."""
         x, weight, bias = primals
         taps = weight.shape[1]
         by_x = _convolution(taps - 1 - padding)(cotangents, weight[:, ::-1], mx.zeros_like(bias))
         return by_x, _by_taps(_padded(x, padding), cotangents, taps), _sum_of_rows(cotangents)
 
-    return convolution  # type: ignore[no-any-return]
+    return with_vjp(convolution, vjp)
 
 
 def _by_taps(x: mx.array, cotangents: mx.array, taps: int) -> mx.array:

@@ -1,9 +1,9 @@
 """Real Fourier transforms in double-float32, of any length, and the arithmetic of their spectra.
 
-An even length n is a complex transform of n / 2 points (even samples the real part, odd ones the imaginary part) and one
-step more. Complex transforms are Stockham's, by radices 4, 2 and small odd primes; a length with a larger prime is a
-convolution with a chirp (Bluestein) at a power of two. Roots of unity come from the host, reduced to the first octant by
-integers, in two float32 parts. Rows are scaled by powers of two, exactly, and the exponents carried beside the spectrum.
+An even length n is a complex transform of n / 2 points (even samples the real part, odd ones the imaginary part) and
+one step more. Complex transforms are Stockham's, by radices 4, 2 and small odd primes; a length with a larger prime is
+a convolution with a chirp (Bluestein) at a power of two. Roots of unity come from the host, reduced to the first octant
+by integers, in two float32 parts. Rows are scaled by powers of two, exactly; the exponents go along with the spectrum.
 
 Complex double-floats are two float32 arrays (2, rows, points): parts hi and lo, each with the real and the imaginary
 part along axis 0. The relative error of a convolution of noise in the L2 norm is 2^-45.5 or
@@ -18,13 +18,16 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import mlx.core as mx
 
+from mlx_impl.kernels.derivatives import with_vjp
 from mlx_impl.kernels.double_float import (
     DoubleFloat,
     Factor,
+    each,
     factor,
     from_float64,
     multiply,
@@ -127,7 +130,7 @@ def product_of_rounded(x: mx.array, y: mx.array) -> mx.array:
 def added(x: DoubleSpectrum, y: DoubleSpectrum) -> DoubleSpectrum:
     """Elementwise sum, under the larger exponent."""
     exponent = mx.maximum(x.exponent, y.exponent)
-    a, b = (tuple(scaled(part, z.exponent - exponent) for part in z.pair) for z in (x, y))
+    a, b = (each(partial(scaled, exponent=z.exponent - exponent), z.pair) for z in (x, y))
     return DoubleSpectrum(*_sum(*a, *b), exponent)
 
 
@@ -166,48 +169,42 @@ def _resized(x: mx.array, n: int) -> mx.array:
 def _forward(n: int) -> Callable[[mx.array, mx.array], DoubleFloat]:
     """X[k] = sum_j x[j] exp(-2 pi i j k / n) of rows (..., n), as (2, ..., n // 2 + 1)."""
 
-    @mx.custom_function
     def forward(hi: mx.array, lo: mx.array) -> DoubleFloat:
         rows = (hi.reshape(-1, n), lo.reshape(-1, n))
         spectrum = _from_halves(rows) if n % 2 == 0 else _kept(_dft((_as_complex(rows[0]), _as_complex(rows[1])), -1))
         return _unfolded(spectrum, (2, *hi.shape[:-1], -1))
 
-    @forward.vjp
-    def _vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
+    def vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
         weights = 1 / _weights(n)
-        adjoint: DoubleFloat = _backward(n)(cotangents[0] * weights, cotangents[1] * weights)
-        return adjoint
+        return _backward(n)(cotangents[0] * weights, cotangents[1] * weights)
 
-    return forward  # type: ignore[no-any-return]
+    return with_vjp(forward, vjp)
 
 
 @functools.lru_cache(maxsize=TABLES)
 def _backward(n: int) -> Callable[[mx.array, mx.array], DoubleFloat]:
     """x[j] = Re sum_k w[k] X[k] exp(2 pi i j k / n), w from `_weights`, of (2, ..., n // 2 + 1), as rows (..., n)."""
 
-    @mx.custom_function
     def backward(hi: mx.array, lo: mx.array) -> DoubleFloat:
         bins = (hi.reshape(2, -1, n // 2 + 1) * _read(n), lo.reshape(2, -1, n // 2 + 1) * _read(n))
         rows = _to_halves(bins) if n % 2 == 0 else _real(_dft(_mirrored(bins, n), 1))
         return _unfolded(rows, (*hi.shape[1:-1], n))
 
-    @backward.vjp
-    def _vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
+    def vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
         hi, lo = _forward(n)(*cotangents)
         return hi * _weights(n), lo * _weights(n)
 
-    return backward  # type: ignore[no-any-return]
+    return with_vjp(backward, vjp)
 
 
-@mx.custom_function
-def _complex_product(x: mx.array, x_lo: mx.array, y: mx.array, y_lo: mx.array) -> DoubleFloat:
+def _product(x: mx.array, x_lo: mx.array, y: mx.array, y_lo: mx.array) -> DoubleFloat:
     """Complex product of (2, ...) with (2, ...), broadcast."""
     ndim = max(x.ndim, y.ndim) - 1
-    return _times_factor((_lifted(x, ndim), _lifted(x_lo, ndim)), _complex_factor((_lifted(y, ndim), _lifted(y_lo, ndim))))
+    by = _complex_factor((_lifted(y, ndim), _lifted(y_lo, ndim)))
+    return _times_factor((_lifted(x, ndim), _lifted(x_lo, ndim)), by)
 
 
-@_complex_product.vjp
-def _complex_product_vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> tuple[mx.array, ...]:  # noqa: ARG001
+def _product_vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> tuple[mx.array, ...]:  # noqa: ARG001
     """G conj(y) and G conj(x), summed over what was broadcast."""
     found: list[mx.array] = []
     for own, other in ((primals[:2], primals[2:]), (primals[2:], primals[:2])):
@@ -219,42 +216,42 @@ def _complex_product_vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) ->
     return tuple(found)
 
 
-@mx.custom_function
-def _sum(x: mx.array, x_lo: mx.array, y: mx.array, y_lo: mx.array) -> DoubleFloat:
+_complex_product = with_vjp(_product, _product_vjp)
+
+
+def _plus(x: mx.array, x_lo: mx.array, y: mx.array, y_lo: mx.array) -> DoubleFloat:
     """Sum of two double-floats of one shape."""
     return normwise_add((x, x_lo), (y, y_lo))
 
 
-@_sum.vjp
-def _sum_vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> tuple[mx.array, ...]:  # noqa: ARG001
+def _plus_vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> tuple[mx.array, ...]:  # noqa: ARG001
     return (*cotangents, *cotangents)
+
+
+_sum = with_vjp(_plus, _plus_vjp)
 
 
 def _times_real(x: DoubleFloat, number: float) -> DoubleFloat:
     """Product with a number of the host; a power of two goes without an error."""
     if math.frexp(number)[0] == 0.5:
         return (x[0] * number, x[1] * number) if number != 1 else x
-    product: DoubleFloat = _multiplied(number)(*x)
-    return product
+    return _multiplied(number)(*x)
 
 
 @functools.lru_cache(maxsize=TABLES)
 def _multiplied(number: float) -> Callable[[mx.array, mx.array], DoubleFloat]:
-    @mx.custom_function
     def multiplied(hi: mx.array, lo: mx.array) -> DoubleFloat:
         return multiply((hi, lo), factor(from_float64([number], ())))
 
-    @multiplied.vjp
-    def _vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
-        adjoint: DoubleFloat = multiplied(*cotangents)
-        return adjoint
+    def vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
+        return _multiplied(number)(*cotangents)
 
-    return multiplied  # type: ignore[no-any-return]
+    return with_vjp(multiplied, vjp)
 
 
 @functools.lru_cache(maxsize=TABLES)
 def _weights(n: int) -> mx.array:
-    """How often each bin of a half spectrum stands in the whole one: 1 at the ends that are their own mirror, else 2."""
+    """How often each bin of a half spectrum stands in the whole one: 1 where it is its own mirror image, else 2."""
     inner = [2.0] * ((n - 1) // 2)
     return mx.array([1.0, *inner, 1.0] if n % 2 == 0 else [1.0, *inner])
 
@@ -276,8 +273,8 @@ def _from_halves(rows: DoubleFloat) -> DoubleFloat:
     """
     n = rows[0].shape[-1]
     hi, lo = _dft(_unfolded_halves(rows), -1)
-    around = (mx.concatenate([part, part[..., :1]], axis=-1) for part in (hi, lo))
-    both, difference = _with_mirror(tuple(around))
+    around = each(lambda part: mx.concatenate([part, part[..., :1]], axis=-1), (hi, lo))
+    both, difference = _with_mirror(around)
     turned = _times_factor(difference, _turn(n, -1, n // 2 + 1))
     return normwise_add((both[0] * 0.5, both[1] * 0.5), turned)
 
@@ -286,15 +283,15 @@ def _to_halves(bins: DoubleFloat) -> DoubleFloat:
     """Rows of even length n: Z[k] = X[k] + conj X[-k] + i exp(2 pi i k / n) (X[k] - conj X[-k]), then as above."""
     half = bins[0].shape[-1] - 1
     both, difference = _with_mirror(bins)
-    kept = tuple(part[..., :half] for part in both), tuple(part[..., :half] for part in difference)
+    kept = [each(lambda part: part[..., :half], x) for x in (both, difference)]
     turned = _times_factor(kept[1], _turn(2 * half, 1, half))
     hi, lo = _dft(normwise_add(kept[0], turned), 1)
-    return tuple(part.transpose(1, 2, 0).reshape(-1, 2 * half) for part in (hi, lo))  # type: ignore[return-value]
+    return each(lambda part: part.transpose(1, 2, 0).reshape(-1, 2 * half), (hi, lo))
 
 
 def _unfolded_halves(rows: DoubleFloat) -> DoubleFloat:
     half = rows[0].shape[-1] // 2
-    return tuple(part.reshape(-1, half, 2).transpose(2, 0, 1) for part in rows)  # type: ignore[return-value]
+    return each(lambda part: part.reshape(-1, half, 2).transpose(2, 0, 1), rows)
 
 
 def _with_mirror(x: Any) -> tuple[DoubleFloat, DoubleFloat]:
@@ -331,7 +328,7 @@ def _mirrored(bins: DoubleFloat, n: int) -> DoubleFloat:
     """Whole spectra of an odd length from half ones."""
     signs = mx.array([1.0, -1.0]).reshape(2, 1, 1)
     inner = slice((n - 1) // 2, 0, -1)
-    return tuple(mx.concatenate([part, part[..., inner] * signs], axis=-1) for part in bins)  # type: ignore[return-value]
+    return each(lambda part: mx.concatenate([part, part[..., inner] * signs], axis=-1), bins)
 
 
 def _unfolded(x: DoubleFloat, shape: tuple[int, ...]) -> DoubleFloat:
@@ -383,8 +380,9 @@ def _quarter_stage(x: DoubleFloat, radix: int, rest: int, stride: int, sign: int
     signs = mx.array([1.0, -1.0]).reshape(2, 1)
     y = normwise_add((hi[:, :, :1], lo[:, :, :1]), (hi[:, :, 1:] * signs, lo[:, :, 1:] * signs))
     hi, lo = _unfolded(y, (2, rows, 2, 2, rest * stride))
-    turned = tuple(_quarter_turned(part[:, :, :, 1], sign) for part in (hi, lo))
-    return _twiddled(normwise_add((hi[:, :, :, :1], lo[:, :, :, :1]), turned), (2, 2), rest, stride, sign)  # type: ignore[arg-type]
+    turned = each(lambda part: _quarter_turned(part[:, :, :, 1], sign), (hi, lo))
+    y = normwise_add((hi[:, :, :, :1], lo[:, :, :, :1]), turned)
+    return _twiddled(y, (2, 2), rest, stride, sign)
 
 
 def _quarter_turned(x: mx.array, sign: int) -> mx.array:
@@ -450,11 +448,9 @@ def _chirp(n: int, sign: int) -> tuple[Factor, Factor]:
     length = 1 << (2 * n - 2).bit_length()
     hi, lo = (part[:, None] for part in _roots_at(2 * n, mx.array([sign * j * j % (2 * n) for j in range(n)])))
     signs = mx.array([1.0, -1.0]).reshape(2, 1, 1) / length
-    wrapped = tuple(
-        mx.concatenate([part, mx.zeros((2, 1, length - 2 * n + 1)), part[..., :0:-1]], axis=-1) * signs
-        for part in (hi, lo)
-    )
-    return _complex_factor((hi, lo)), _complex_factor(_dft(wrapped, -1))  # type: ignore[arg-type]
+    gap = mx.zeros((2, 1, length - 2 * n + 1))
+    wrapped = each(lambda part: mx.concatenate([part, gap, part[..., :0:-1]], axis=-1) * signs, (hi, lo))
+    return _complex_factor((hi, lo)), _complex_factor(_dft(wrapped, -1))
 
 
 # --- complex products and roots of unity ------------------------------------------------------------------------
@@ -467,7 +463,7 @@ def _complex_factor(y: DoubleFloat) -> Factor:
 
 
 def _times_factor(x: DoubleFloat, y: Factor) -> DoubleFloat:
-    """Complex product of x (2, ...) with a factor (2, 2, ...): re = x_re y_re - x_im y_im, im = x_re y_im + x_im y_re."""
+    """Complex product of x (2, ...) with a factor (2, 2, ...): what x_re gives, plus what x_im gives."""
     hi, lo = multiply((x[0][:, None], x[1][:, None]), y)
     return normwise_add((hi[0], lo[0]), (hi[1], lo[1]))
 

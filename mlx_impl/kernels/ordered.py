@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 
+from mlx_impl.kernels.derivatives import with_vjp
 from mlx_impl.precision import widen
 
 RUN: Final = 8
@@ -93,18 +94,19 @@ def by_sequence(transform: Callable[[mx.array], mx.array], x: mx.array) -> mx.ar
     return mx.concatenate([transform(x[place : place + 1]) for place in range(x.shape[0])])
 
 
-@mx.custom_function
-def _product(x: mx.array, y: mx.array) -> mx.array:
+def _sum_of_products(x: mx.array, y: mx.array) -> mx.array:
     """x (..., m, p) @ y (..., p, q), all but the last two axes broadcast."""
     y = mx.contiguous(y)
     return _terms(x, y, 0, y.shape[-2])
 
 
-@_product.vjp
 def _product_vjp(primals: Any, cotangents: mx.array, outputs: mx.array) -> tuple[mx.array, mx.array]:  # noqa: ARG001
     x, y = primals
     by_x, by_y = _product(cotangents, y.swapaxes(-1, -2)), _product(x.swapaxes(-1, -2), cotangents)
     return _summed_to(by_x, x.shape), _summed_to(by_y, y.shape)
+
+
+_product = with_vjp(_sum_of_products, _product_vjp)
 
 
 def _terms(x: mx.array, y: mx.array, first: int, end: int) -> mx.array:
