@@ -49,7 +49,7 @@ def depthwise_parts(x: mx.array, weight: mx.array, bias: mx.array, padding: int)
 def _convolution(padding: int) -> Callable[[mx.array, mx.array, mx.array], mx.array]:
     def convolution(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
         y = depthwise_parts(x, weight, bias, padding)[0]
-        return mx.where(mx.isfinite(y), y, ordered.depthwise_conv(x, weight, bias, padding))
+        return mx.where(mx.isfinite(y), y, ordered.depthwise_conv(_padded(x, padding), weight, bias, 0))
 
     def vjp(primals: Any, cotangents: mx.array, outputs: mx.array) -> tuple[mx.array, ...]:  # noqa: ARG001
         """By x: a convolution with the taps in reverse; by each tap: the sum of what it was multiplied with."""

@@ -171,7 +171,7 @@ def _forward(n: int) -> Callable[[mx.array, mx.array], DoubleFloat]:
 
     def forward(hi: mx.array, lo: mx.array) -> DoubleFloat:
         rows = (hi.reshape(-1, n), lo.reshape(-1, n))
-        spectrum = _from_halves(rows) if n % 2 == 0 else _kept(_dft((_as_complex(rows[0]), _as_complex(rows[1])), -1))
+        spectrum = _from_halves(rows) if n % 2 == 0 else _half(_dft(each(_as_complex, rows), -1))
         return _unfolded(spectrum, (2, *hi.shape[:-1], -1))
 
     def vjp(primals: Any, cotangents: DoubleFloat, outputs: Any) -> DoubleFloat:  # noqa: ARG001
@@ -315,9 +315,10 @@ def _as_complex(rows: mx.array) -> mx.array:
     return mx.stack([rows, mx.zeros_like(rows)])
 
 
-def _kept(spectrum: DoubleFloat) -> DoubleFloat:
-    bins = spectrum[0].shape[-1] // 2 + 1
-    return spectrum[0][..., :bins], spectrum[1][..., :bins]
+def _half(spectrum: DoubleFloat) -> DoubleFloat:
+    """The first half of whole spectra; what a chirp leaves of the imaginary part at 0 is an error, and goes."""
+    n = spectrum[0].shape[-1]
+    return each(lambda part: part[..., : n // 2 + 1] * _read(n), spectrum)
 
 
 def _real(rows: DoubleFloat) -> DoubleFloat:
