@@ -97,14 +97,15 @@ class Pooler(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None = None) -> mx.array:
         """Map x (b, l, d), mask (b, l) of ones and zeros or None, to (b, d)."""
-        return self.ops.tanh(self.dense(_masked_mean(x, mask) if self.pool_all else x[:, 0]))
+        return self.ops.tanh(self.dense(_masked_mean(x, mask, self.ops) if self.pool_all else x[:, 0]))
 
 
-def _masked_mean(x: mx.array, mask: mx.array | None) -> mx.array:
+def _masked_mean(x: mx.array, mask: mx.array | None, ops: Ops | None = None) -> mx.array:
+    ops = ops or Ops()
     if mask is None:
-        return mx.mean(x, axis=1)
+        return ops.mean(x, axis=1)
     weight = mask.astype(x.dtype)[..., None]
-    return mx.sum(x * weight, axis=1) / mx.sum(weight, axis=1)
+    return ops.sum(x * weight, axis=1) / ops.sum(weight, axis=1)
 
 
 class AttentionPooler(nn.Module):
@@ -142,8 +143,8 @@ class AttentionPooler(nn.Module):
         return self.ops.matmul(self.ops.softmax(scores, axis=1), v)
 
 
-def sentence_embedding(vector: mx.array, config: ModelConfig) -> mx.array:
+def sentence_embedding(vector: mx.array, config: ModelConfig, ops: Ops | None = None) -> mx.array:
     """Return the vector (b, d) that stands for a sentence, of unit length when `use_normalized_embeddings`."""
     if not config.use_normalized_embeddings:
         return vector
-    return vector / mx.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / (ops or Ops()).norm(vector)

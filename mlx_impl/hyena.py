@@ -229,5 +229,5 @@ class HyenaFilter(nn.Module):
         if self.modulate:
             h = self.modulation(t, h)
         if self.normalized:
-            h = h / mx.sum(mx.abs(h), axis=-1, keepdims=True)
+            h = h / self.ops.sum(mx.abs(h), axis=-1, keepdims=True)
         return h

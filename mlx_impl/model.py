@@ -128,10 +128,10 @@ class BertForSequenceClassification(nn.Module):
 
     def __init__(self, config: ModelConfig, profile: HyperProfile = CANONICAL, ops: Ops | None = None) -> None:
         super().__init__()
-        ops = ops or Ops(profile)
+        self.ops = ops or Ops(profile)
         self.config = config
-        self.bert = BertModel(config, profile=profile, ops=ops)
-        self.classifier = Linear(config.hidden_size, config.num_labels, ops=ops)
+        self.bert = BertModel(config, profile=profile, ops=self.ops)
+        self.classifier = Linear(config.hidden_size, config.num_labels, ops=self.ops)
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array | None = None) -> dict[str, mx.array]:
         """Map ids (b, l), mask (b, l) to `hidden` (b, l, d), `pooled` (b, d), `embedding` (b, d), `y` (b, labels)."""
@@ -141,6 +141,6 @@ class BertForSequenceClassification(nn.Module):
         return {
             "hidden": hidden,
             "pooled": pooled,
-            "embedding": sentence_embedding(vector, self.config),
+            "embedding": sentence_embedding(vector, self.config, self.ops),
             "y": self.classifier(vector),
         }

@@ -14,12 +14,15 @@ from typing import Any, Final, cast
 
 import mlx.core as mx
 
+from mlx_impl.kernels import extended_depthwise, extended_fft, ordered
 from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
+from mlx_impl.kernels.canary import require_exact
+from mlx_impl.kernels.extended_fft import DoubleSpectrum
 from mlx_impl.precision import widen
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
 
 Spectrum = Any
-"""What `rfft` returns: it can be multiplied, also by a number, and added. complex64 in MLX, two arrays elsewhere."""
+"""What `rfft` returns, for the methods `spectrum_` of `Ops`: complex64 in MLX, two arrays elsewhere."""
 
 TF32_DROPPED_BITS: Final = 13
 """float32 has 23 stored bits, TF32 keeps 10 of them."""
@@ -96,7 +99,7 @@ class Ops:
         require_built(profile)
         self.profile = profile
         self.library = library or Library()
-        self._blockdiag = BLOCKDIAG_KERNELS[profile.blockdiag_impl]
+        self._blockdiag = ordered.blockdiag if profile.strict_kernels else BLOCKDIAG_KERNELS[profile.blockdiag_impl]
 
     @property
     def fft_scales(self) -> FftScales:
@@ -105,15 +108,18 @@ class Ops:
 
     def matmul(self, x: mx.array, y: mx.array) -> mx.array:
         """Matrix product x (..., m, p) @ y (..., p, q)."""
-        return self._operand(x) @ self._operand(y)
+        x, y = self._operand(x), self._operand(y)
+        return ordered.matmul(x, y) if self.profile.strict_kernels else x @ y
 
     def linear(self, x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
         """x (..., p) @ weight (q, p).T + bias (q,)."""
         x, weight = self._operand(x), self._operand(weight)
+        if self.profile.strict_kernels:
+            return ordered.linear(x, weight, bias)
         return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
     def blockdiag(self, x: mx.array, weight: mx.array) -> mx.array:
-        """Blocks x (..., k, p) times weight (k, q, p) -> (..., k, q), by the profile's `blockdiag_impl`."""
+        """Blocks x (..., k, p) times weight (k, q, p) -> (..., k, q), by `blockdiag_impl` or `strict_kernels`."""
         return self._blockdiag(self._operand(x), self._operand(weight))
 
     def sin(self, x: mx.array) -> mx.array:
@@ -134,7 +140,27 @@ class Ops:
 
     def softmax(self, x: mx.array, axis: int) -> mx.array:
         """exp(x - max) / sum(exp(x - max)) along `axis`."""
+        if self.profile.strict_kernels:
+            return ordered.softmax(x, axis, self.exp)
         return self.library.softmax(x, axis=axis)
+
+    def sum(self, x: mx.array, axis: int, keepdims: bool = False) -> mx.array:
+        """Sum along `axis`."""
+        if self.profile.strict_kernels:
+            return ordered.tree_sum(x, axis, keepdims)
+        return mx.sum(x, axis=axis, keepdims=keepdims)
+
+    def mean(self, x: mx.array, axis: int) -> mx.array:
+        """Mean along `axis`."""
+        if self.profile.strict_kernels:
+            return ordered.tree_mean(x, axis)
+        return mx.mean(x, axis=axis)
+
+    def norm(self, x: mx.array) -> mx.array:
+        """sqrt(sum(x^2)) over the last axis, which stays with length 1."""
+        if self.profile.strict_kernels:
+            return ordered.norm(x)
+        return mx.linalg.norm(x, axis=-1, keepdims=True)
 
     def gelu_erf(self, x: mx.array) -> mx.array:
         """x * (1 + erf(x / sqrt 2)) / 2."""
@@ -145,7 +171,9 @@ class Ops:
         return x * (1 + self.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
 
     def layer_norm(self, x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
-        """LayerNorm over the last axis: the library's kernel, or two explicit passes with `layer_norm_strict`."""
+        """LayerNorm over the last axis: the library's kernel, or two explicit passes with either strict knob."""
+        if self.profile.strict_kernels:
+            return ordered.layer_norm(x, weight, bias, eps)
         if self.profile.layer_norm_strict:
             return self.two_pass_layer_norm(x, weight, bias, eps)
         return self.library.layer_norm(x, weight, bias, eps)
@@ -159,31 +187,50 @@ class Ops:
 
     def depthwise_conv(self, x: mx.array, weight: mx.array, bias: mx.array, padding: int) -> mx.array:
         """Depthwise convolution along positions: x (b, l, c), weight (c, taps, 1), bias (c,), zeros at both ends."""
+        if self.profile.ep_depthwise and x.dtype != mx.float64:
+            require_exact()
+            return extended_depthwise.depthwise_conv(x, weight, bias, padding)
+        if self.profile.strict_kernels:
+            return ordered.depthwise_conv(x, weight, bias, padding)
         return self.library.conv1d(x, weight, padding=padding, groups=x.shape[-1]) + bias
 
     def rfft(self, x: mx.array, n: int, norm: str) -> Spectrum:
         """Transform real x (..., l), zero-padded to n, into its half spectrum (..., n/2 + 1)."""
+        if self.profile.ep_fft and x.dtype == mx.float32:
+            require_exact()
+            return extended_fft.rfft(x, n, norm)
+        if self.profile.strict_kernels and x.dtype == mx.float32:
+            return ordered.by_sequence(lambda row: self.library.rfft(row, n=n, norm=norm), x)
         return self.library.rfft(x, n=n, norm=norm)
 
     def irfft(self, spectrum: Spectrum, n: int, norm: str) -> mx.array:
         """Transform a half spectrum back into a real signal (..., n)."""
+        if isinstance(spectrum, DoubleSpectrum):
+            return extended_fft.irfft(spectrum, n, norm)
+        if self.profile.strict_kernels and isinstance(spectrum, mx.array):
+            return ordered.by_sequence(lambda row: self.library.irfft(row, n=n, norm=norm), spectrum)
         return self.library.irfft(spectrum, n=n, norm=norm)
 
     def spectrum_product(self, x: Spectrum, y: Spectrum) -> Spectrum:
         """Elementwise complex product."""
+        if isinstance(x, DoubleSpectrum):
+            return (extended_fft.product if self.profile.ep_freqmul else extended_fft.rounded_product)(x, y)
+        if self.profile.ep_freqmul and isinstance(x, mx.array):
+            require_exact()
+            return extended_fft.product_of_rounded(x, y)
         return x * y
 
     def spectrum_sum(self, x: Spectrum, y: Spectrum) -> Spectrum:
         """Elementwise complex sum."""
-        return x + y
+        return extended_fft.added(x, y) if isinstance(x, DoubleSpectrum) else x + y
 
     def spectrum_conjugate(self, x: Spectrum) -> Spectrum:
         """Elementwise complex conjugate."""
-        return self.library.conjugate(x)
+        return extended_fft.conjugate(x) if isinstance(x, DoubleSpectrum) else self.library.conjugate(x)
 
     def spectrum_scale(self, x: Spectrum, factor: float) -> Spectrum:
         """Product with a real number."""
-        return x * factor
+        return extended_fft.times(x, factor) if isinstance(x, DoubleSpectrum) else x * factor
 
     def _operand(self, x: mx.array) -> mx.array:
         """Round a float32 factor of a matrix product to TF32, where the profile asks for it."""

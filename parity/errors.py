@@ -21,6 +21,7 @@ ParityError                 every mistake that the command line answers with one
 ├── CaptureError            a model whose calls cannot be captured as they are: compiled, traced, captured already
 │   └── SelectionError      a glob that names no module
 ├── Float64ContextError      float64_forms() where it would silently do nothing, or a call that it cannot lift
+├── InexactArithmeticError  a device that does not round float32 as double-float arithmetic needs it
 └── NotImplementedYetError  a knob that is defined, validated and not built yet
 ```
 
@@ -112,3 +113,7 @@ class Float64ContextError(ParityError):
 
 class NotImplementedYetError(ParityError):
     """A knob's value is defined by the specification and not built yet."""
+
+
+class InexactArithmeticError(ParityError):
+    """A device fuses, reorders or flushes float32 operations, so that double-float arithmetic would be wrong unseen."""

@@ -84,13 +84,7 @@ class HyperProfile(BaseModel):
 
 CANONICAL: Final = HyperProfile(name="canonical", description="The model exactly as it was published.")
 
-_PLAIN: Final[Mapping[str, Any]] = {
-    "fft_impl": "native",
-    "strict_kernels": False,
-    "ep_freqmul": False,
-    "ep_depthwise": False,
-    "ep_fft": False,
-}
+_PLAIN: Final[Mapping[str, Any]] = {"fft_impl": "native"}
 
 
 def not_built(profile: HyperProfile) -> dict[str, Any]:

@@ -176,7 +176,7 @@ _MLM_HEAD: Final = mutants_of(
 
 
 def _pooled(change: Callable[..., mx.array]) -> Patch:
-    return function("_masked_mean", lambda _original, x, mask: change(x, mask), heads)
+    return function("_masked_mean", lambda _original, x, mask, _ops=None: change(x, mask), heads)
 
 
 def _mean_over_padding(x: mx.array, mask: mx.array | None) -> mx.array:
@@ -420,7 +420,7 @@ def _classified_from(choose: Callable[..., mx.array]) -> Patch:
 def _embedding(change: Callable[[mx.array], mx.array]) -> Patch:
     return function(
         "sentence_embedding",
-        lambda _original, v, config: change(v) if config.use_normalized_embeddings else v,
+        lambda _original, v, config, _ops=None: change(v) if config.use_normalized_embeddings else v,
         model,
     )
 

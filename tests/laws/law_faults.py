@@ -130,11 +130,11 @@ def _last_rows(patch: pytest.MonkeyPatch) -> None:
 
 
 def _mask_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(heads, "_masked_mean", lambda x, mask: mx.mean(x, axis=1))
+    patch.setattr(heads, "_masked_mean", lambda x, mask, _ops=None: mx.mean(x, axis=1))
 
 
 def _mean_over_padding(patch: pytest.MonkeyPatch) -> None:
-    def masked_mean(x: mx.array, mask: mx.array | None) -> mx.array:
+    def masked_mean(x: mx.array, mask: mx.array | None, _ops: object = None) -> mx.array:
         return mx.mean(x if mask is None else x * mask[..., None], axis=1)
 
     patch.setattr(heads, "_masked_mean", masked_mean)

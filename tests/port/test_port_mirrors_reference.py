@@ -17,7 +17,17 @@ import reference_torch
 
 ROOT: Final = Path(__file__).parents[2]
 
-EXTRA_FILES: Final = {"kernels/__init__", "kernels/blockdiag", "linear", "ops", "weights"}
+KERNELS: Final = (
+    "__init__",
+    "blockdiag",
+    "canary",
+    "derivatives",
+    "double_float",
+    "extended_depthwise",
+    "extended_fft",
+    "ordered",
+)
+EXTRA_FILES: Final = {*(f"kernels/{name}" for name in KERNELS), "linear", "ops", "weights"}
 EXTRA_NAMES: Final = {"fft_conv": {"fft_length", "skip_term"}, "heads": {"Decoder"}, "hyena": {"FilterMlp"}}
 EXTRA_METHODS: Final = {"HyenaFilter": {"ties"}, "BertForMaskedLM": {"ties"}}
 EXTRA_EXPORTS: Final = {"Embedding", "Linear", "Ops"}

@@ -25,12 +25,15 @@ LEAVES: Final = frozenset({"blockdiag_linear", "monarch_multiply", "fftconv", "h
 # In composites gates, sums that cancel and LayerNorms carry it on: 20 seen behind two layers and a tanh.
 # blockdiag_impl and layer_norm_strict: the same bits on x86-64 CPUs; another order of sums costs 0.45 sqrt(K) u for
 # K <= 192 (2.1) and 0.35 sqrt(d) u for d <= 192 (2.5), and is carried on likewise.
-BOUNDS: Final = {"leaf": 12.0, "composite": 64.0}
+# strict_kernels and the ep_ knobs: the plain side's own error, the other's being smaller or of the same kind.
+# Three sines of ten times their argument carry on a product summed in another order: 78 u seen between two filters of
+# which either lies 260 to 820 u from the truth.
+BOUNDS: Final = {"leaf": 12.0, "composite": 64.0, "sines": 256.0}
 
 CHOICES: Final[tuple[tuple[str, Any], ...]] = (
     *(("fft_norm", norm) for norm in FFT_SCALES if norm != CANONICAL.fft_norm),
     *(("blockdiag_impl", kernel) for kernel in BLOCKDIAG_KERNELS if kernel != CANONICAL.blockdiag_impl),
-    ("layer_norm_strict", True),
+    *((switch, True) for switch in ("layer_norm_strict", "strict_kernels", "ep_freqmul", "ep_depthwise", "ep_fft")),
 )
 COMPONENTS: Final = [pair for pair in PAIRS if not pair.fresh]
 
@@ -46,6 +49,8 @@ def distances(built: Twins, knob: str, value: Any) -> dict[str, float]:
 @pytest.mark.parametrize(("knob", "value"), CHOICES, ids=[f"{knob}={value}" for knob, value in CHOICES])
 def test_a_component_keeps_its_value(pair: Pair, knob: str, value: Any) -> None:
     bound = BOUNDS["leaf" if pair.name in LEAVES else "composite"]
+    if (pair.name, knob) == ("hyena_filter", "strict_kernels"):
+        bound = BOUNDS["sines"]
     for structure in pair.corpus[:3]:
         measured = distances(twins(pair, structure), knob, value)
         assert measured

@@ -30,7 +30,7 @@ SEMANTIC: Final[Mapping[str, str]] = {
 }
 """The knobs of meaning, each with a pair on which it must show on both sides."""
 
-REFUSED: Final = frozenset({"fft_impl", "strict_kernels", "ep_freqmul", "ep_depthwise", "ep_fft"})
+REFUSED: Final = frozenset({"fft_impl"})
 """Numeric knobs whose kernels do not exist yet."""
 
 
@@ -62,6 +62,10 @@ def _linear(profile: HyperProfile) -> mx.array:
     return Ops(profile).linear(_float32(5, 4, 64), _float32(6, 8, 64), None)
 
 
+def _short_convolution(profile: HyperProfile) -> mx.array:
+    return Ops(profile).depthwise_conv(_float32(10, 2, 40, 8), _float32(11, 8, 3, 1), _float32(12, 8), 2)
+
+
 def _reaches_its_kernel(profile: HyperProfile) -> bool:
     """Products may agree in every bit, so what is observed is which kernel is called."""
     before = BLOCKDIAG_KERNELS[profile.blockdiag_impl]
@@ -91,6 +95,10 @@ HONOURED: Final[Mapping[str, Callable[[HyperProfile], bool]]] = {
     "blockdiag_impl": _reaches_its_kernel,
     "layer_norm_strict": _changes(_norm),
     "matmul_precision": _changes(_linear),
+    "strict_kernels": _changes(_linear),
+    "ep_freqmul": _changes(_convolution),
+    "ep_depthwise": _changes(_short_convolution),
+    "ep_fft": _changes(_convolution),
 }
 """Numeric knobs that the port obeys, each with what shows it."""
 
