@@ -103,6 +103,13 @@ def false_alarms(session: nox.Session) -> None:
 
 
 @nox.session
+def kernels(session: nox.Session) -> None:
+    """Measure accuracy and price of the knobs ep_ and strict_kernels: writes reports/extended_precision.md."""
+    install(session, "test")
+    session.run("python", "benchmarks/extended_precision.py", env={"MLX_ENABLE_TF32": "0"})
+
+
+@nox.session
 def capture(session: nox.Session) -> None:
     """Measure what capture adds to two bare passes, in time and memory. Arguments go to the benchmark."""
     install(session)

@@ -43,7 +43,7 @@ class HyperProfile(BaseModel):
         blockdiag_impl: which block-diagonal product runs. Numeric.
         layer_norm_strict: two passes in the working precision, in the reference's order, instead of the library's
             fused kernel. Numeric.
-        strict_kernels: fixed reduction order: the same bits for every batch size. Numeric.
+        strict_kernels: sums in a fixed order: the same bits for every batch size and every place in it. Numeric.
         ep_freqmul: double-float32 arithmetic for the product of spectra. Numeric.
         ep_depthwise: double-float32 arithmetic for the short convolution. Numeric.
         ep_fft: double-float32 arithmetic for the whole transform. Numeric.

@@ -267,6 +267,21 @@ def test_gradients_of_a_convolution_are_those_of_float64(flags: dict[str, bool],
             assert np.linalg.norm(np.array(gradient) - truth) <= 16 * U * scale
 
 
+@pytest.mark.parametrize("l", [3, 64, 127, 1000])
+def test_gradients_of_the_long_convolution_are_correctly_rounded(l: int) -> None:
+    u, k, g = normal(1, 2, 4, l), normal(2, 4, l), normal(3, 2, 4, l)
+
+    def loss(u: mx.array, k: mx.array) -> mx.array:
+        return mx.sum(convolved(Ops(EXTENDED), u, k) * mx.array(g))
+
+    by_u, by_k = map(np.array, mx.grad(loss, argnums=(0, 1))(mx.array(u), mx.array(k)))
+    # A correlation is a convolution of what is turned round.
+    truth_u = true_convolution(g[..., ::-1], np.broadcast_to(k, u.shape))[..., ::-1]
+    truth_k = true_convolution(g[..., ::-1], u)[..., ::-1].sum(0)
+    assert np.mean(by_u == truth_u.astype(np.float32)) >= CORRECT
+    assert np.mean(by_k == truth_k.astype(np.float32)) >= CORRECT
+
+
 @pytest.mark.parametrize("padding", [0, 2, 3])
 def test_gradients_of_the_short_convolution_are_correctly_rounded(padding: int) -> None:
     arrays = normal(1, 2, 9, 4), normal(2, 4, 3, 1), normal(3, 4)
