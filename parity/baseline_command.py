@@ -97,18 +97,25 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         fallback: Annotated[
             bool, typer.Option("--fallback", help="Let it judge environments that are not in the baseline, too.")
         ] = False,
+        smaller: Annotated[
+            bool,
+            typer.Option("--smaller", help="Accept fewer runs than before, or lose components, profiles or rungs."),
+        ] = False,
         baseline: BaselinePath = BASELINE,
         ledger: LedgerPath = LEDGER,
         history: Annotated[Path, typer.Option(help="Every accepted run is appended to it.")] = HISTORY,
     ) -> None:
-        """Accept what these runs found as the baseline of their environment and budget.
+        """Accept what these runs found as the baseline of their environment and budget, in the place of what was there.
 
-        The first run's bits are kept; the accuracy of all is pooled. Four runs or more resolve a drift of a few per
+        Their bits are kept; the accuracy of all is pooled. Four runs or more resolve a drift of a few per
         cent where one resolves thirty: `parity baseline show` says which. A run that failed is not accepted.
         """
         signature = _Signature(reason, author, link, expires)
         raise typer.Exit(
-            guarded(lambda: _accept(runs, signature, fallback, baseline, ledger, history), "nothing was accepted")
+            guarded(
+                lambda: _accept(runs, signature, _How(fallback, smaller), _Files(baseline, ledger, history)),
+                "nothing was accepted",
+            )
         )
 
     @commands.command()
@@ -159,11 +166,26 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         raise typer.Exit(guarded(lambda: _tighten(run, baseline, ledger), "nothing was tightened"))
 
 
-def _accept(
-    folders: list[Path], signature: _Signature, fallback: bool, baseline: Path, ledger: Path, history: Path
-) -> int:
+@dataclass(frozen=True)
+class _How:
+    """How runs are accepted."""
+
+    fallback: bool
+    smaller: bool
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where what is accepted is kept."""
+
+    baseline: Path
+    ledger: Path
+    history: Path
+
+
+def _accept(folders: list[Path], signature: _Signature, how: _How, files: _Files) -> int:
     from parity.code import code_hash
-    from parity.gate.baseline import Baseline, record_of, with_environment, write_baseline
+    from parity.gate.baseline import Baseline, record_of, require_no_smaller, with_environment, write_baseline
     from parity.gate.ledger import Entry, write_ledger
     from parity.gate.provenance import revision
     from parity.gate.runs import read_run
@@ -174,16 +196,18 @@ def _accept(
     stale = next((run for run in runs if run.code != code_hash()), None)
     if stale is not None:
         raise GateError(f"run {str(stale.folder)!r} is stale: it is of other code; run it again")
-    known = _baseline(baseline)
-    key, record = runs[0].key, record_of(runs, fallback)
+    known = _baseline(files.baseline)
+    key, record = runs[0].key, record_of(runs, how.fallback)
+    if known is not None and key in known.environments and not how.smaller:
+        require_no_smaller(key, known.environments[key], record)
     changed = with_environment(known or Baseline(schema=1), key, record)
     entry = Entry(kind="baseline", environment=key, content=record.content, **fields)
-    entries = [*_entries(ledger), entry, *_no_longer_fallback(known, changed, key, fields)]
+    entries = [*_entries(files.ledger), entry, *_no_longer_fallback(known, changed, key, fields)]
     # The ledger comes last: an acceptance that was cut short has nobody who answers for it, and the gate says so.
-    append_runs(history, runs, revision() or "unknown", fields["date"], fields["reason"])
-    write_baseline(baseline, changed)
-    write_ledger(ledger, entries)
-    sys.stdout.write(f"accepted {one_line(key)}: {len(runs)} runs, {len(record.groups)} groups, in {baseline}\n")
+    append_runs(files.history, runs, revision() or "unknown", fields["date"], fields["reason"])
+    write_baseline(files.baseline, changed)
+    write_ledger(files.ledger, entries)
+    sys.stdout.write(f"accepted {one_line(key)}: {len(runs)} runs, {len(record.groups)} groups, in {files.baseline}\n")
     return 0
 
 
@@ -247,7 +271,7 @@ def _tighten(folder: Path, baseline: Path, ledger: Path) -> int:
 
     run, today, known = read_run(folder), datetime.date.today(), read_ledger(ledger)
     decision = decide(run, read_baseline(baseline), known, Today(today, code_hash(), run.own))
-    if any(finding.kind in ("stale", "allowance", "grew", "partial") for finding in decision.findings):
+    if decision.exit_code:
         raise GateError(f"run {str(folder)!r} does not pass the gate: nothing is read off it; see `parity gate`")
     for proposal in decision.proposals:
         sys.stdout.write(f"{one_line(proposal.sentence)}\n")

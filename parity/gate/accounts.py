@@ -10,7 +10,7 @@ from typing import Final
 from parity.accuracy import Stratum
 from parity.cases import STRATUM_FAMILIES
 from parity.gate.baseline import Baseline
-from parity.gate.drift import Accepted, Drift, stratum_drift, stratum_margin
+from parity.gate.drift import Accepted, Drift, Group, stratum_drift, stratum_margin
 from parity.gate.findings import Finding
 from parity.gate.ledger import ANY, STEP, Entry, Ledger, Proposal
 from parity.gate.runs import Run, RunStratum
@@ -70,6 +70,10 @@ def _expiry(ledger: Ledger, date: datetime.date) -> Iterator[Finding]:
                 f"ledger: {entry.title} has expired on {entry.expires} (reason: {entry.reason}; {entry.author}); "
                 "renew it with a reason, or remove what it allows",
             )
+        elif entry.date > date:
+            yield Finding(
+                "drift", "future", f"ledger: {entry.title} is dated in the future, {entry.date}; mend the entry"
+            )
         elif entry.expires < date + SOON:
             yield Finding("warning", "expires", f"ledger: {entry.title} expires on {entry.expires}")
 
@@ -123,9 +127,10 @@ def _bound(stratum: RunStratum, accepted: Accepted | None) -> float:
 
 
 def _drift_entries(run: Run, ledger: Ledger) -> Iterator[Finding]:
+    tests: list[Group | Stratum] = [*run.groups, *(stratum.stratum for stratum in run.strata)]
     for entry in ledger.of("drift"):
-        if not any(entry.covers_group(group) for group in run.groups) and not _out_of_scope(entry, run):
-            yield _unmatched(entry, "the run has no such component, profile and rung")
+        if not any(entry.covers_test(where) for where in tests) and not _out_of_scope(entry, run):
+            yield _unmatched(entry, "the run has no such component, profile, rung, length class and family")
 
 
 def _baselines(baseline: Baseline, ledger: Ledger) -> Iterator[Finding]:

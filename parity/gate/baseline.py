@@ -33,13 +33,15 @@ Figures = tuple[int, int, float, float, float, float]
 class RungRecord(Record):
     """A component under one profile at one rung.
 
-    `tensors` are hashes of the port's tensors in order of execution, in the run with the first seed; `group` the
+    `tensors` are hashes of the port's tensors in order of execution, in the run with the first seed, `others` of each
+    other seed the hashes of its cases and of all tensors together; `group` the
     spread of the mean r from run to run and its degrees of freedom, None where every stratum is exact; `port` the same
     of the port's own error.
     """
 
     cases: str
     tensors: tuple[str, ...]
+    others: Mapping[str, tuple[str, str]] = Field(default_factory=dict)
     group: tuple[float, int] | None = None
     port: tuple[float, int] | None = None
     strata: Mapping[str, Mapping[str, Figures]] = Field(default_factory=dict)
@@ -163,6 +165,9 @@ def record_of(runs: Sequence[Run], fallback: bool) -> EnvironmentRecord:
             raise GateError(
                 f"run {str(run.folder)!r} did not pass, and no baseline can loosen an absolute allowance: {words}"
             )
+        lacking = next((group for group in run.groups if group not in run.digests), None)
+        if lacking is not None:
+            raise GateError(f"run {str(run.folder)!r} has no hash of {' '.join(lacking)}: run it again")
         for what in ("fingerprint", "budget", "code", "own", "groups"):
             if getattr(run, what) != getattr(first, what):
                 raise GateError(
@@ -177,8 +182,22 @@ def record_of(runs: Sequence[Run], fallback: bool) -> EnvironmentRecord:
         code=first.code,
         seeds=tuple(run.seed for run in runs),
         fallback=fallback,
-        components=_components(first, accepted, port),
+        components=_components(runs, accepted, port),
     )
+
+
+def require_no_smaller(key: str, known: EnvironmentRecord, record: EnvironmentRecord) -> None:
+    """Refuse to accept less than was accepted.
+
+    Raises:
+        GateError: The record holds fewer runs, or lacks a component, profile or rung.
+    """
+    lost = [group for group in known.groups if group not in record.groups]
+    fewer = len(record.seeds) < len(known.seeds)
+    if lost or fewer:
+        what = f"{len(lost)} groups would be lost, the first is {' '.join(lost[0])}" if lost else ""
+        runs = f"{len(record.seeds)} runs would take the place of {len(known.seeds)}" if fewer else ""
+        raise GateError(f"baseline {key}: {'; '.join(filter(None, (what, runs)))}; --smaller accepts that")
 
 
 def _samples(runs: Sequence[Run]) -> tuple[list[Sample], list[Sample]]:
@@ -192,7 +211,10 @@ def _rounded(accepted: Accepted) -> Accepted:
     return replace(accepted, strata=strata, groups=groups)
 
 
-def _components(run: Run, accepted: Accepted, port: Accepted) -> dict[str, dict[str, dict[RungName, RungRecord]]]:
+def _components(
+    runs: Sequence[Run], accepted: Accepted, port: Accepted
+) -> dict[str, dict[str, dict[RungName, RungRecord]]]:
+    run, *others = runs
     found: dict[str, dict[str, dict[RungName, RungRecord]]] = {}
     groups, port_groups = (
         {group.group: (group.spread, group.degrees) for group in each.groups} for each in (accepted, port)
@@ -204,10 +226,11 @@ def _components(run: Run, accepted: Accepted, port: Accepted) -> dict[str, dict[
             if each.group == group:
                 figures = (each.cases, each.fewest, each.mean, each.spread, own.mean, own.spread)
                 strata.setdefault(each.stratum.length_class, {})[each.stratum.family] = figures
-        digest = run.digests.get(group)
+        digest = run.digests[group]
         found.setdefault(component, {}).setdefault(profile, {})[rung] = RungRecord(  # type: ignore[index]
-            cases=digest.cases if digest else "",
-            tensors=tuple(digest.tensors.values()) if digest else (),
+            cases=digest.cases,
+            tensors=tuple(digest.tensors.values()),
+            others={str(o.seed): (o.digests[group].cases, o.digests[group].joint) for o in others},
             group=groups.get(group),
             port=port_groups.get(group),
             strata=strata,

@@ -55,12 +55,15 @@ def decide(run: Run, baseline: Baseline, ledger: Ledger, today: Today, bits_stop
     else:
         key, record = found
         findings += _coverage(run, record)
-        moved = list(_bits(run, record, "drift" if bits_stop else "warning")) if key == run.key else []
-        same = key == run.key and not moved and _comparable(run, record)
-        accepted = record.accepted()
         known = key == run.key
+        moved = list(_bits(run, record, "drift" if bits_stop else "warning")) if known else []
+        comparable = known and _comparable(run, record)
+        same = comparable and not moved
+        accepted = record.accepted()
         drifts = list(_drifts(run.sample, accepted) if known else _drifts(run.port_sample, record.accepted(port=True)))
         findings += [*moved, *_bounds(drifts, ledger, key, run)]
+        if not drifts and not comparable:
+            findings.append(Finding("nothing", "nothing compared", _nothing(run, record)))
     findings += account_findings(run, baseline, ledger, today.date, accepted)
     return Decision(
         ordered(findings),
@@ -120,6 +123,14 @@ def _environment(run: Run, baseline: Baseline) -> tuple[str, EnvironmentRecord] 
     )
 
 
+def _nothing(run: Run, record: EnvironmentRecord) -> str:
+    seeds = ", ".join(map(str, record.seeds))
+    return (
+        f"nothing was compared with what was accepted: no stratum has an accuracy, and the bits that were kept are of "
+        f"the seeds {seeds} and other cases than those of seed {run.seed}"
+    )
+
+
 def _coverage(run: Run, record: EnvironmentRecord) -> Iterator[Finding]:
     """What one side has and the other lacks."""
     known, here = record.groups, set(run.groups)
@@ -129,6 +140,8 @@ def _coverage(run: Run, record: EnvironmentRecord) -> Iterator[Finding]:
         if group not in here and group[0] in run.components:
             yield Finding("nothing", "partial", f"the run is partial: it lacks {_named(group)}, which the baseline has")
     for group in run.groups:
+        if group not in run.digests:
+            yield Finding("nothing", "partial", f"the run is partial: it has no hash of {_named(group)}")
         if group not in known:
             yield Finding("nothing", "no baseline", f"{_named(group)} has no baseline: it is new; {ACCEPT}")
     yield from _stratum_coverage(run, record.accepted(), known, here)
@@ -155,22 +168,40 @@ def _stratum_coverage(
 
 def _comparable(run: Run, record: EnvironmentRecord) -> bool:
     """Whether any group can be compared bit for bit."""
-    return run.seed == record.seeds[0] and any(
-        group in run.digests and run.digests[group].cases == known.cases for group, known in record.groups.items()
+    return any(
+        group in run.digests and run.digests[group].cases == _cases(record, known, run.seed)
+        for group, known in record.groups.items()
     )
+
+
+def _cases(record: EnvironmentRecord, known: RungRecord, seed: int) -> str | None:
+    """Return the hash of the cases that were accepted of a seed, None if it is not one of them."""
+    if seed == record.seeds[0]:
+        return known.cases
+    return known.others[str(seed)][0] if str(seed) in known.others else None
 
 
 def _bits(run: Run, record: EnvironmentRecord, level: Level) -> Iterator[Finding]:
     """Tier 1: groups whose cases are the same and whose bits are not."""
-    if run.seed != record.seeds[0]:
+    if run.seed not in record.seeds:
+        seeds = ", ".join(map(str, record.seeds))
+        yield Finding(
+            "note", "bits", f"the bits were not compared: those that were kept are of the seeds {seeds}, not {run.seed}"
+        )
         return
     other_cases = []
     for group, known in record.groups.items():
         digest = run.digests.get(group)
         if digest is None:
             continue
-        if digest.cases != known.cases:
+        if digest.cases != _cases(record, known, run.seed):
             other_cases.append(group)
+            continue
+        if run.seed != record.seeds[0]:
+            if digest.joint != known.others[str(run.seed)][1]:
+                yield Finding(
+                    level, "bits", f"other bits: {_named(group)}; environment and cases are the same. {ACCEPT}"
+                )
             continue
         if len(digest.tensors) != len(known.tensors):
             yield Finding(
@@ -234,7 +265,8 @@ def _grown(drift: Drift, ledger: Ledger, against: str) -> Finding:
     for entry in ledger.of("drift"):
         if entry.covers_test(drift.where) and entry.bits is not None and drift.upper <= entry.bits:
             return Finding("note", "ledger", f"allowed by the ledger ({entry.title}): {_sentence(drift)}")
-    return Finding("drift", "grew", f"the error grew{against}: {_sentence(drift)}", drift.significance)
+    what = "the error grew" if drift.lower > 0 else "that the error grew cannot be excluded"
+    return Finding("drift", "grew", f"{what}{against}: {_sentence(drift)}", drift.significance)
 
 
 def _sentence(drift: Drift) -> str:

@@ -29,6 +29,10 @@ from parity.gate.records import Record, read_model, read_object, require_schema,
 LEDGER_SCHEMA: Final = 1
 REMEDY: Final = "`parity baseline accept` and `parity baseline allow` write one"
 ANY: Final = "*"
+LARGEST: Final = 4.0
+"""Bits beyond which an allowance would be none: what errs sixteen times as much is to be accepted anew."""
+LONGEST: Final = datetime.timedelta(days=400)
+"""Whoever answers for an entry says so again once a year."""
 STEP: Final = 0.05
 """Bits to which a tightened allowance is rounded up."""
 
@@ -56,7 +60,7 @@ class Entry(Record):
     family: str = ANY
     environment: str = ""
     content: str = ""
-    bits: float | None = Field(None, gt=0)
+    bits: float | None = Field(None, gt=0, le=LARGEST)
     reason: Words
     author: Words
     link: Words
@@ -70,8 +74,12 @@ class Entry(Record):
             raise ValueError(f"it expires on {self.expires}, no later than its date {self.date}")
         if self.kind == "baseline" and not (self.environment and self.content):
             raise ValueError("an entry of a baseline names its environment and content")
+        if self.expires > self.date + LONGEST:
+            raise ValueError(f"it expires on {self.expires}, more than {LONGEST.days} days after its date {self.date}")
         if self.kind != "baseline" and self.bits is None:
             raise ValueError(f"an entry of kind {self.kind} has bits")
+        if self.kind != "baseline" and self.component == self.profile == self.rung == ANY:
+            raise ValueError(f"an entry of kind {self.kind} names a component, a profile or a rung, and not everything")
         return self
 
     @property
@@ -87,8 +95,10 @@ class Entry(Record):
         return _covers((self.component, self.profile, self.rung), group)
 
     def covers_test(self, where: Group | Stratum) -> bool:
-        """Whether it is about this group or stratum."""
-        return self.covers(where) if isinstance(where, Stratum) else self.covers_group(where)
+        """Whether it is about this stratum, or about the whole of this group."""
+        if isinstance(where, Stratum):
+            return self.covers(where)
+        return self.length_class == self.family == ANY and self.covers_group(where)
 
     def covers(self, stratum: Stratum) -> bool:
         """Whether it is about this stratum."""

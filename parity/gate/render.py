@@ -31,14 +31,16 @@ def summary_sentence(decision: Decision) -> str:
     """Return what was compared with what, in one sentence."""
     counts = {level: sum(finding.level == level for finding in decision.findings) for level in TITLES}
     judged = {
-        "same bits": "the same bits as accepted, and all bounds",
+        "same bits": "the same bits as accepted, and upper confidence bounds of the drift",
         "bounds": "upper confidence bounds of the drift",
         "": "nothing was compared",
     }[decision.tier]
+    if any(finding.kind == "bits" and finding.level != "note" for finding in decision.findings):
+        judged = "other bits than accepted, and upper confidence bounds of the drift"
     by = f" by {one_line(decision.environment)}" if decision.environment else ""
     return (
-        f"judged{by}: {judged}; {len(decision.drifts)} tests, {counts['drift']} drifts, {counts['nothing']} not "
-        f"judged, {counts['warning']} warnings"
+        f"judged{by}: {judged}; {len(decision.drifts)} tests of drift; {counts['drift']} findings stop it, "
+        f"{counts['nothing']} leave something unjudged, {counts['warning']} warn"
     )
 
 

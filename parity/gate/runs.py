@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from parity.accuracy import Stratum
+from parity.accuracy import LOOKS, Stratum
 from parity.errors import GateError, NothingToJudgeError
 from parity.files import JOURNAL
 from parity.gate.drift import Bits, Group
@@ -19,6 +20,9 @@ from parity.pages.run_files import digest
 from parity.spec.precision import RUNGS
 
 AGAIN: Final = "run `parity run` again"
+JOINT: Final = 8
+"""Hexadecimal digits of the hash over all tensors of a group."""
+VERDICTS: Final = ("pass", "fail", "nothing compared")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class RunDigest:
 
     cases: str
     tensors: Mapping[str, str]
+
+    @property
+    def joint(self) -> str:
+        """One hash over all tensors."""
+        return hashlib.sha256("\n".join(self.tensors.values()).encode()).hexdigest()[:JOINT]
 
 
 @dataclass(frozen=True)
@@ -165,12 +174,20 @@ def _require_whole(run: Run, data: Mapping[str, Any]) -> None:
             f"run {where!r} contradicts itself: {SUMMARY} counts {counts.get('elements_compared')} elements and "
             f"{counts.get('rows_failed')} failed rows, layers.csv {run.elements} and {len(run.failed)}; {AGAIN}"
         )
-    if run.verdict == "pass" and (run.failed or run.failures or any(not stratum.passed for stratum in run.strata)):
-        raise GateError(f"run {where!r} contradicts itself: it passed, and holds failures; {AGAIN}")
+    failing = bool(run.failed or run.failures or any(not stratum.passed for stratum in run.strata))
+    if run.verdict not in VERDICTS or (run.verdict != "nothing compared" and failing != (run.verdict == "fail")):
+        holds = "failures" if failing else "none"
+        raise GateError(
+            f"run {where!r} contradicts itself: its verdict is {run.verdict!r}, and it holds {holds}; {AGAIN}"
+        )
     if not run.groups:
         raise NothingToJudgeError(f"run {where!r} is empty: it has no row that was judged")
     if not run.elements:
         raise NothingToJudgeError(f"run {where!r} compared zero elements")
+    if run.verdict == "nothing compared":
+        raise NothingToJudgeError(f"run {where!r} says itself that nothing was compared")
+    if any(str(word).startswith("--case") for word in data.get("command", ())):
+        raise NothingToJudgeError(f"run {where!r} is of single cases: the gate judges whole runs")
 
 
 def _require_same_files(folder: Path, data: Mapping[str, Any]) -> None:
@@ -222,6 +239,8 @@ def _stratum(found: Mapping[str, Any]) -> RunStratum:
     )
     if [value is None for value in bits] != [value is None for value in port_bits]:
         raise ValueError(f"{stratum} has ratios of other cases than errors")
+    if not found["skipped"] and len(bits) < LOOKS[0]:
+        raise ValueError(f"{stratum} holds {len(bits)} cases, and no run draws fewer than {LOOKS[0]}")
     if not found["skipped"] and sum(value is not None for value in bits) != found["cases"]:
         raise ValueError(f"{stratum} says {found['cases']} cases and holds {len(bits)}")
     return RunStratum(
@@ -257,10 +276,10 @@ def _whole(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    """Return a number, infinities from their texts; NaN is none."""
+    """Return a number, infinity from its text; NaN is none, and no error is smaller than all others."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError(f"{value!r} is no number")
     number = float(value)
-    if math.isnan(number):
-        raise ValueError("a number is NaN")
+    if math.isnan(number) or number == -math.inf:
+        raise ValueError(f"a number is {'NaN' if math.isnan(number) else '-infinity'}")
     return number

@@ -121,6 +121,27 @@ def worsened(found: Any) -> Any:
     return found
 
 
+def unhashed(found: Any) -> Any:
+    found.digests = found.digests[1:]
+    return found
+
+
+def bare(place: Place, seed: int) -> Any:
+    """A run without any accuracy, written where it is accepted, and where it is judged."""
+    found = results(seed)
+    found.assessments = []
+    write(place.run, found)
+    return write(place.root / f"bare{seed}", found)
+
+
+def fewer(found: Any, gone: int, drawn: bool = True) -> Any:
+    """So many cases of every stratum were not compared; or, if not `drawn`, are missing altogether."""
+    for place, each in enumerate(found.assessments):
+        kept = {name: getattr(each, name)[:-gone] + ((None,) * gone if drawn else ()) for name in ("bits", "port_bits")}
+        found.assessments[place] = dataclasses.replace(each, cases=each.cases - gone, **kept)
+    return found
+
+
 def uncompared(found: Any) -> Any:
     found.assessments[1] = dataclasses.replace(
         found.assessments[1], skipped="out of range", cases=0, bits=(), port_bits=(), bound=0.0
@@ -241,6 +262,19 @@ SITUATIONS = (
         "error grew",
         run(seed=7, reference=0.4),
     ),
+    Situation("too few cases to exclude a drift", 1, "cannot be excluded", run(lambda found: fewer(found, 4), seed=7)),
+    Situation(
+        "an entry for a length class that there is none of",
+        1,
+        "unmatched",
+        run_and(lambda place: allowed(place, "drift", 1.0, *F32, "--length-class", "nowhere")),
+    ),
+    Situation(
+        "an entry dated in the future",
+        1,
+        "in the future",
+        ledger(lambda data: data["entries"][0].update(date="2998-01-01", expires="2998-02-01")),
+    ),
     Situation("a component gone", 1, "gone", run(lambda found: without(found, component="norm"))),
     Situation("an entry that has expired", 1, "expired", ledger(expire)),
     Situation(
@@ -287,6 +321,14 @@ SITUATIONS = (
     Situation("a run that compared zero elements", 3, "zero elements", run(zeroed)),
     Situation("a run of other code", 3, "stale", run(meta(code="0" * 16))),
     Situation("a run of one's own pair that is gone", 3, "stale", run(meta(own={"gone.py": "0" * 16}))),
+    Situation("a run whose hashes are gone", 3, "has no hash", run(unhashed)),
+    Situation("a run of single cases", 3, "single cases", run(meta(command=["run", "conv", "--case", "{}"]))),
+    Situation(
+        "accuracy nowhere, and a seed whose bits were not kept",
+        3,
+        "nothing was compared with what was accepted",
+        lambda place: (place.accept(*(bare(place, seed) for seed in (0, 1)), more=("--smaller",)), bare(place, 9)),
+    ),
     Situation("a rung missing", 3, "partial", run(lambda found: without(found, rung="bf16"))),
     Situation("a stratum that could not be compared", 3, "partial", run(uncompared, seed=7)),
     Situation("a component that is new", 3, "no baseline", run(renamed)),
@@ -320,6 +362,27 @@ SITUATIONS = (
     ),
     Situation(
         "a stratum with fewer ratios than cases", 2, "damaged", summary(lambda data: data["accuracy"][0]["bits"].pop())
+    ),
+    Situation(
+        "fewer cases than any run draws",
+        2,
+        "no run draws fewer",
+        run(lambda found: fewer(found, 4, drawn=False), seed=7),
+    ),
+    Situation(
+        "a ratio of minus infinity",
+        2,
+        "-infinity",
+        summary(lambda data: data["accuracy"][0]["bits"].__setitem__(0, "-infinity")),
+    ),
+    Situation(
+        "a run that failed and holds no failure", 2, "it holds none", summary(lambda data: data.update(verdict="fail"))
+    ),
+    Situation(
+        "a run that says that nothing was compared",
+        3,
+        "says itself",
+        summary(lambda data: data.update(verdict="nothing compared")),
     ),
     Situation(
         "a summary that passed with failures",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_pieces import MARGIN, OTHER_FINGERPRINT, SEEDS, Place, accepted_place, failing, results, write
+from gate_pieces import OTHER_FINGERPRINT, SEEDS, Place, accepted_place, failing, results, without, write
 from harness_pieces import invoke
 from situations import F32
 
@@ -39,13 +40,13 @@ def bytes_of(place: Place) -> dict[str, bytes]:
 
 def test_a_proposal_is_applied_by_the_command_and_the_gate_still_passes(place: Place) -> None:
     write(place.run, results(7, drift=0.5, only=lambda s: s.component == "conv"))
-    assert place.allow("drift", 5.0, *F32).status == 0
-    assert "proposal: tighten drift 5 bits" in place.gate().stdout
+    assert place.allow("drift", 3.5, *F32).status == 0
+    assert "proposal: tighten drift 3.5 bits" in place.gate().stdout
     write(place.run, results(7))
     outcome = invoke("baseline", "tighten", str(place.run), *place.files)
     assert outcome.status == 0, outcome.stderr
     left = [entry for entry in read_ledger(place.ledger).entries if entry.kind == "drift"]
-    assert all(entry.bits is not None and entry.bits < 5.0 and entry.changes for entry in left)
+    assert all(entry.bits is not None and entry.bits < 3.5 and entry.changes for entry in left)
     again = place.gate()
     assert again.status == 0
     assert "proposal" not in again.stdout
@@ -88,14 +89,14 @@ def test_what_is_not_accepted_changes_no_file(name: str, place: Place) -> None:
 def test_a_broken_file_is_never_written_over(file: str, place: Place) -> None:
     (place.root / file).write_text("<<<<<<< HEAD", encoding="utf-8")
     before = bytes_of(place)
-    outcome = place.accept(write(place.run, results(0)))
+    outcome = place.accept(write(place.run, results(0)), more=("--smaller",))
     assert outcome.status == 2
     assert "not JSON" in outcome.stderr
     assert bytes_of(place) == before
 
 
 def test_accepting_again_keeps_the_older_entry_and_the_newer_one_rules(place: Place) -> None:
-    assert place.accept(write(place.run, results(5))).status == 0
+    assert place.accept(write(place.run, results(5)), more=("--smaller",)).status == 0
     ledger = read_ledger(place.ledger)
     assert len(ledger.of("baseline")) == 2
     assert len([entry for entry in ledger.ruling() if entry.kind == "baseline"]) == 1
@@ -113,16 +114,19 @@ def test_the_baseline_is_the_same_bytes_for_the_same_runs_and_one_stratum_is_one
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [(("--expires", "soon"), "--expires"), (("--expires", "2001-01-01"), "--expires"), (("--bits", "0"), "greater")],
+    [
+        ((1.0, *F32, "--expires", "soon"), "--expires"),
+        ((1.0, *F32, "--expires", "2001-01-01"), "--expires"),
+        ((1.0, *F32, "--expires", "2999-12-31"), "more than 400 days"),
+        ((0.0, *F32), "greater"),
+        ((1000.0, *F32), "less than or equal to 4"),
+        ((1.0,), "and not everything"),
+        ((1.0, "--family", "normal"), "and not everything"),
+    ],
 )
-def test_an_entry_that_is_none_is_refused(options: tuple[str, ...], word: str, place: Place) -> None:
+def test_an_entry_that_is_none_is_refused(options: tuple[Any, ...], word: str, place: Place) -> None:
     before = bytes_of(place)
-    outcome = place.allow("margin", MARGIN, *options[:0])
-    assert outcome.status == 0
-    before = bytes_of(place)
-    outcome = place.allow(
-        "drift", 1.0 if "--bits" not in options else 0.0, *(options if "--bits" not in options else ())
-    )
+    outcome = place.allow("drift", *options)
     assert outcome.status == 2
     assert word in outcome.stderr
     assert bytes_of(place) == before
@@ -180,3 +184,43 @@ def test_another_fallback_leaves_somebody_who_answers_for_the_first(tmp_path: Pa
     assert outcome.status == 0, outcome.stdout
     keys = read_baseline(place.baseline).environments
     assert [key for key, record in keys.items() if record.fallback] == [f"{OTHER_FINGERPRINT}/standard"]
+
+
+def test_less_than_was_accepted_is_accepted_only_where_that_is_said(place: Place) -> None:
+    before = bytes_of(place)
+    fewer = [place.root / f"accepted{seed}" for seed in SEEDS[:2]]
+    lost = [write(place.root / f"lost{seed}", without(results(seed), component="norm")) for seed in SEEDS]
+    for runs, word in (
+        (fewer, "2 runs would take the place of 4"),
+        (lost, "3 groups would be lost, the first is norm"),
+    ):
+        outcome = place.accept(*runs)
+        assert outcome.status == 2
+        assert word in outcome.stderr
+        assert "--smaller" in outcome.stderr
+        assert bytes_of(place) == before
+    assert place.accept(*fewer, more=("--smaller",)).status == 0
+
+
+def test_the_bits_of_every_accepted_seed_are_kept(place: Place) -> None:
+    for seed in SEEDS:
+        found = results(seed)
+        write(place.run, found)
+        assert "same bits" in place.gate().stdout.splitlines()[-1]
+        first = found.digests[0]
+        found.digests[0] = replace(first, tensors={**first.tensors, "h": "moved"})
+        write(place.run, found)
+        outcome = place.gate()
+        assert outcome.status == 1
+        assert "other bits" in outcome.stdout
+
+
+def test_an_allowance_of_one_stratum_loosens_neither_its_group_nor_another(place: Place) -> None:
+    at = (*F32, "--length-class", "long", "--family", "normal")
+    assert place.allow("drift", 2.0, *at).status == 0
+    write(place.run, results(7, drift=0.7))
+    outcome = place.gate()
+    assert outcome.status == 1
+    assert "error grew: conv canonical f32: " in outcome.stdout
+    assert "error grew: conv canonical f32 short, normal" in outcome.stdout
+    assert "error grew: conv canonical f32 long, normal" not in outcome.stdout
