@@ -41,7 +41,7 @@ def test_a_faulty_device_is_found_out_by_name(kind: type[Plain], words: str) -> 
     assert [problem for problem in canary.problems(running(kind)) if words in problem] != []
 
 
-def test_flushing_alone_spoils_no_transform_of_ordinary_numbers() -> None:
+def test_a_device_that_flushes_is_accused_of_nothing_else() -> None:
     assert len(canary.problems(running(Flushing))) == 1
 
 
