@@ -262,7 +262,12 @@ SITUATIONS = (
         "error grew",
         run(seed=7, reference=0.4),
     ),
-    Situation("too few cases to exclude a drift", 1, "cannot be excluded", run(lambda found: fewer(found, 4), seed=7, drift=0.2)),
+    Situation(
+        "too few cases to exclude a drift",
+        1,
+        "cannot be excluded",
+        run(lambda found: fewer(found, 4), seed=7, drift=0.2),
+    ),
     Situation(
         "an entry for a length class that there is none of",
         1,
