@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -87,7 +88,7 @@ def _margins(run: Run, ledger: Ledger, accepted: Accepted | None) -> Iterator[Fi
                 "drift",
                 "no ledger entry",
                 f"the margin of {_named(stratum.stratum)} is {stratum.margin:g} bits, the standard is "
-                f"{constant('margin'):g}, and there is no ledger entry for it; `parity baseline allow` writes one",
+                f"{constant('margin'):g}, and there is no ledger entry for it; `{_allowing(stratum)}` writes one",
             )
         for entry in ruling:
             yield from _ruled(stratum, entry, accepted)
@@ -96,6 +97,14 @@ def _margins(run: Run, ledger: Ledger, accepted: Accepted | None) -> Iterator[Fi
         departs = any(_departs(stratum) for stratum in strata) or (entry.bits or 0.0) < constant("margin")
         if not (strata and departs) and not _out_of_scope(entry, run):
             yield _unmatched(entry, "no stratum of the run has another margin than the standard there")
+
+
+def _allowing(stratum: RunStratum) -> str:
+    """Return the command that writes the entry which a margin lacks."""
+    where = stratum.stratum
+    scope = ("--component", where.component, "--rung", where.rung, "--length-class", where.length_class)
+    words = ("parity", "baseline", "allow", "margin", "--bits", f"{stratum.margin:g}", *scope, "--family", where.family)
+    return f"{shlex.join(words)} --reason ..."
 
 
 def _ruled(stratum: RunStratum, entry: Entry, accepted: Accepted | None) -> Iterator[Finding]:

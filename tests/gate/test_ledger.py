@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -224,3 +226,16 @@ def test_an_allowance_of_one_stratum_loosens_neither_its_group_nor_another(place
     assert "error grew: conv canonical f32: " in outcome.stdout
     assert "error grew: conv canonical f32 short, normal" in outcome.stdout
     assert "error grew: conv canonical f32 long, normal" not in outcome.stdout
+
+
+def test_the_command_for_a_margin_that_nobody_answers_for_makes_the_gate_pass(place: Place) -> None:
+    entries = json.loads(place.ledger.read_text(encoding="utf-8"))
+    entries["entries"] = [entry for entry in entries["entries"] if entry["kind"] != "margin"]
+    place.ledger.write_text(json.dumps(entries), encoding="utf-8")
+    write(place.run, results(0))
+    outcome = place.gate()
+    assert outcome.status == 1
+    (command,) = re.findall(r"`parity (baseline allow margin .*) --reason \.\.\.`", outcome.stdout)
+    signature = ("--reason", "known", "--author", "Ada", "--link", "https://example.org/3")
+    assert invoke(*shlex.split(command), *signature, "--ledger", str(place.ledger)).status == 0
+    assert place.gate().status == 0
