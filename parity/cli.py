@@ -287,7 +287,7 @@ def _run(
     from parity.blame.failures import blame_failures
     from parity.cases import Case
     from parity.environment import collect, measure_bits, warm_up
-    from parity.journal import common_header, own_code
+    from parity.journal import common_header
     from parity.report import prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.resume import progress_of
@@ -299,6 +299,8 @@ def _run(
     torch.set_num_threads(1)
     warm_up()
     pairs = select(targets)
+    # Before a builder is called, which may change where Python finds modules.
+    header = common_header(pairs, list(profiles.values()))
     if case_json is not None and (len(targets) != 1 or len(pairs) != 1):
         got = len(targets) if len(targets) != 1 else f"{len(pairs)} pairs: {', '.join(map(_spelt, pairs))}"
         raise CaseError(f"--case needs exactly one TARGET, the component it belongs to; got {got}")
@@ -319,7 +321,6 @@ def _run(
         spelling=_spelling(profiles),
         explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
     )
-    header = common_header(pairs, list(profiles.values()))
     meta = {
         "budget": budget.value,
         "seed": seed,
@@ -327,7 +328,7 @@ def _run(
         "environment": _flat(collect().to_dict()),
         "fingerprint": collect().key(),
         "code": header["code"],
-        "own": own_code(pairs),
+        "own": header["own"],
         "spelling": {
             "components": {pair.name: pair.target for pair in pairs if pair.target},
             "profiles": {name: spelt for name, spelt in plan.spelling.items() if name != spelt},

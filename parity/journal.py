@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
-from parity.code import code_hash, folder_hash
+from parity.code import code_hash
 from parity.environment import collect
 from parity.errors import JournalError, OutputError
+from parity.own_code import own_code
 from parity.pairs import Pair
 from parity.plain import plain
 from parity.spec.profile import HyperProfile
-from parity.targets import source_folder
 
 _SHOWN: Final = 60
 _LONGEST_HEADER: Final = 1_000_000
@@ -35,17 +35,12 @@ def common_header(pairs: Sequence[Pair], profiles: Sequence[HyperProfile]) -> di
     return {
         "code": code_hash(),
         "components": [pair.name for pair in pairs],
-        "own": own_code(pairs),
+        "own": own_code([pair.target for pair in pairs if pair.target]),
         "profiles": [profile.model_dump() for profile in profiles],
         "versions": dict(environment.versions),
         "switches": dict(environment.switches),
         "device": environment.mlx_device,
     }
-
-
-def own_code(pairs: Sequence[Pair]) -> dict[str, str]:
-    """Return the hash of the Python files beside every pair that is somebody's own, by target."""
-    return {pair.target: folder_hash(source_folder(pair.target)) for pair in pairs if pair.target}
 
 
 @dataclass(frozen=True)
