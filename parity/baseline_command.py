@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
             AllowanceKind,
             typer.Argument(help="`margin`: of strata against the reference. `drift`: of groups against the baseline."),
         ],
-        bits: Annotated[float, typer.Option(min=0.0, help="The allowance.")],
+        bits: Annotated[float, typer.Option(help="The allowance, above zero.")],
         reason: Reason,
         component: Annotated[str, typer.Option(help="A component, * for all.")] = "*",
         profile: Annotated[str, typer.Option(help="A profile, * for all.")] = "*",
@@ -179,8 +180,9 @@ def _accept(
     changed = with_environment(known or Baseline(schema=1), key, record)
     entry = Entry(kind="baseline", environment=key, content=record.content, **fields)
     entries = [*_entries(ledger), entry, *_no_longer_fallback(known, changed, key, fields)]
-    # The ledger comes last: an acceptance that was cut short has nobody who answers for it, and the gate says so.
-    append_runs(history, runs, revision() or "unknown", fields["date"], fields["reason"])
+    # The ledger comes last: an acceptance that was cut short has nobody who answers for it, and the gate says so. To
+    # repeat it does no harm: in the history, the rows of a run replace those of the same run.
+    append_runs(history, runs, revision(), fields["date"], fields["reason"])
     write_baseline(baseline, changed)
     write_ledger(ledger, entries)
     sys.stdout.write(f"accepted {one_line(key)}: {len(runs)} runs, {len(record.groups)} groups, in {baseline}\n")
@@ -229,6 +231,8 @@ def _allow(kind: str, where: dict[str, str], bits: float, signature: _Signature,
 
     from parity.gate.ledger import Entry, write_ledger
 
+    if not 0 < bits < math.inf:
+        raise GateError(f"--bits is a finite number greater than zero; got {bits:g}")
     try:
         entry = Entry(kind=kind, bits=bits, **where, **signature.fields())  # type: ignore[arg-type]
     except ValidationError as error:
