@@ -288,7 +288,7 @@ def _run(
     from parity.cases import Case
     from parity.environment import collect, measure_bits, warm_up
     from parity.journal import common_header
-    from parity.report import prepare_folder, report_texts, write_report
+    from parity.report import make_folder, prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.resume import progress_of
     from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
@@ -310,7 +310,7 @@ def _run(
     for pair in (pair for pair in pairs if pair.target):
         require_weights(pair, seed, cases)
     if folder is not None:
-        prepare_folder(folder)
+        make_folder(folder)
     plan = Plan(
         pairs,
         list(profiles.values()),
@@ -344,7 +344,10 @@ def _run(
     }
     if not chosen:
         sys.stderr.write(f"parity: seed {seed}\n")
-    with progress_of(None if cases else folder, header, resume) as finished:
+    with progress_of(folder, None if cases else header, resume) as finished:
+        if folder is not None:
+            # The folder is this process's own now: no other run's report is taken away.
+            prepare_folder(folder)
         with progress_bar() as progress:
             total = sum(len(plan_cases(plan, pair)) for pair in pairs)
             task = progress.add_task("starting", total=total)
@@ -357,7 +360,8 @@ def _run(
         if folder is not None:
             results.bits, results.sources = [row.to_dict() for row in measure_bits()], pair_sources(pairs)
             results.blames = list(blame_failures(pairs, plan.profiles, results, interruption.check))
-            write_report(folder, report_texts(results), results.bundles)
+            with finished.remaining():
+                write_report(folder, report_texts(results), results.bundles)
         finished.discard()
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code
