@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
             AllowanceKind,
             typer.Argument(help="`margin`: of strata against the reference. `drift`: of groups against the baseline."),
         ],
-        bits: Annotated[float, typer.Option(min=0.0, help="The allowance.")],
+        bits: Annotated[float, typer.Option(help="The allowance, above zero.")],
         reason: Reason,
         component: Annotated[str, typer.Option(help="A component, * for all.")] = "*",
         profile: Annotated[str, typer.Option(help="A profile, * for all.")] = "*",
@@ -185,7 +186,14 @@ class _Files:
 
 def _accept(folders: list[Path], signature: _Signature, how: _How, files: _Files) -> int:
     from parity.code import code_hash
-    from parity.gate.baseline import Baseline, record_of, require_no_smaller, with_environment, write_baseline
+    from parity.gate.baseline import (
+        BASELINE_SCHEMA,
+        Baseline,
+        record_of,
+        require_no_smaller,
+        with_environment,
+        write_baseline,
+    )
     from parity.gate.ledger import Entry, write_ledger
     from parity.gate.provenance import revision
     from parity.gate.runs import read_run
@@ -200,11 +208,12 @@ def _accept(folders: list[Path], signature: _Signature, how: _How, files: _Files
     key, record = runs[0].key, record_of(runs, how.fallback)
     if known is not None and key in known.environments and not how.smaller:
         require_no_smaller(key, known.environments[key], record)
-    changed = with_environment(known or Baseline(schema=1), key, record)
+    changed = with_environment(known or Baseline(schema=BASELINE_SCHEMA), key, record)
     entry = Entry(kind="baseline", environment=key, content=record.content, **fields)
     entries = [*_entries(files.ledger), entry, *_no_longer_fallback(known, changed, key, fields)]
-    # The ledger comes last: an acceptance that was cut short has nobody who answers for it, and the gate says so.
-    append_runs(files.history, runs, revision() or "unknown", fields["date"], fields["reason"])
+    # The ledger comes last: an acceptance that was cut short has nobody who answers for it, and the gate says so. To
+    # repeat it does no harm: in the history, the rows of a run replace those of the same run.
+    append_runs(files.history, runs, revision(), fields["date"], fields["reason"])
     write_baseline(files.baseline, changed)
     write_ledger(files.ledger, entries)
     sys.stdout.write(f"accepted {one_line(key)}: {len(runs)} runs, {len(record.groups)} groups, in {files.baseline}\n")
@@ -253,6 +262,8 @@ def _allow(kind: str, where: dict[str, str], bits: float, signature: _Signature,
 
     from parity.gate.ledger import Entry, write_ledger
 
+    if not 0 < bits < math.inf:
+        raise GateError(f"--bits is a finite number greater than zero; got {bits:g}")
     try:
         entry = Entry(kind=kind, bits=bits, **where, **signature.fields())  # type: ignore[arg-type]
     except ValidationError as error:

@@ -50,6 +50,7 @@ def open_log(path: Path, header: Mapping[str, Any]) -> Iterator[CalibrationLog]:
         error=CalibrationError,
         write=_data_of,
         read=_Reader().run,
+        goes_on="finished runs are kept: make room, and the same command goes on with the rest",
         part="run",
     )
     with open_journal(kind, path, header) as journal:

@@ -287,8 +287,8 @@ def _run(
     from parity.blame.failures import blame_failures
     from parity.cases import Case
     from parity.environment import collect, measure_bits, warm_up
-    from parity.journal import common_header, own_code
-    from parity.report import prepare_folder, report_texts, write_report
+    from parity.journal import common_header
+    from parity.report import make_folder, prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.resume import progress_of
     from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
@@ -299,6 +299,8 @@ def _run(
     torch.set_num_threads(1)
     warm_up()
     pairs = select(targets)
+    # Before a builder is called, which may change where Python finds modules.
+    header = common_header(pairs, list(profiles.values()))
     if case_json is not None and (len(targets) != 1 or len(pairs) != 1):
         got = len(targets) if len(targets) != 1 else f"{len(pairs)} pairs: {', '.join(map(_spelt, pairs))}"
         raise CaseError(f"--case needs exactly one TARGET, the component it belongs to; got {got}")
@@ -308,7 +310,7 @@ def _run(
     for pair in (pair for pair in pairs if pair.target):
         require_weights(pair, seed, cases)
     if folder is not None:
-        prepare_folder(folder)
+        make_folder(folder)
     plan = Plan(
         pairs,
         list(profiles.values()),
@@ -319,7 +321,6 @@ def _run(
         spelling=_spelling(profiles),
         explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
     )
-    header = common_header(pairs, list(profiles.values()))
     meta = {
         "budget": budget.value,
         "seed": seed,
@@ -327,7 +328,7 @@ def _run(
         "environment": _flat(collect().to_dict()),
         "fingerprint": collect().key(),
         "code": header["code"],
-        "own": own_code(pairs),
+        "own": header["own"],
         "spelling": {
             "components": {pair.name: pair.target for pair in pairs if pair.target},
             "profiles": {name: spelt for name, spelt in plan.spelling.items() if name != spelt},
@@ -343,7 +344,10 @@ def _run(
     }
     if not chosen:
         sys.stderr.write(f"parity: seed {seed}\n")
-    with progress_of(None if cases else folder, header, resume) as finished:
+    with progress_of(folder, None if cases else header, resume) as finished:
+        if folder is not None:
+            # The folder is this process's own now: no other run's report is taken away.
+            prepare_folder(folder)
         with progress_bar() as progress:
             total = sum(len(plan_cases(plan, pair)) for pair in pairs)
             task = progress.add_task("starting", total=total)
@@ -356,7 +360,8 @@ def _run(
         if folder is not None:
             results.bits, results.sources = [row.to_dict() for row in measure_bits()], pair_sources(pairs)
             results.blames = list(blame_failures(pairs, plan.profiles, results, interruption.check))
-            write_report(folder, report_texts(results), results.bundles)
+            with finished.remaining():
+                write_report(folder, report_texts(results), results.bundles)
         finished.discard()
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code

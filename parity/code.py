@@ -1,4 +1,4 @@
-"""Which code is at hand: hashes over the project's packages, and over the files beside somebody's own pairs."""
+"""Which code is at hand: a hash over the project's packages."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import hashlib
 from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
+from pathlib import PurePath
 from typing import Final
 
 PACKAGES: Final = ("parity", "reference_torch", "mlx_impl")
+SUFFIXES: Final = frozenset({".py", ".json", ".jinja", ".js", ".css", ".csv"})
+"""Of the files that a run reads; what editors and desktops leave beside them changes nothing."""
 
 
 def code_hash() -> str:
-    """Return 16 hexadecimal digits of SHA-256 over every file of the project's packages, by name and content."""
+    """Return 16 hexadecimal digits of SHA-256 over every file of the project's packages that a run reads."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         for name, file in _files(resources.files(package), package):
@@ -22,19 +24,11 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def folder_hash(folder: Path) -> str:
-    """Return the same digits over the Python files of a folder, those of somebody's own pairs and models."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
-        content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
-
-
 def _files(folder: Traversable, name: str) -> Iterator[tuple[str, Traversable]]:
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    shown = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in sorted(shown, key=lambda entry: entry.name):
         place = f"{name}/{entry.name}"
         if entry.is_dir() and entry.name != "__pycache__":
             yield from _files(entry, place)
-        elif entry.is_file():
+        elif entry.is_file() and PurePath(entry.name).suffix in SUFFIXES:
             yield place, entry

@@ -15,6 +15,9 @@ JOURNAL: Final = ".parity-run.jsonl"
 def write_whole(path: Path, content: str | bytes, remedy: str, make_folder: bool = False) -> None:
     """Write a file beside its place, then put it there: whoever is killed meanwhile leaves the old one, or the new.
 
+    A link stays one: the file that it leads to is replaced. What is there and no regular file, a pipe or a terminal, is
+    written to as it is.
+
     Args:
         path: The file.
         content: Text, written as UTF-8 without change of its line ends, or bytes.
@@ -24,18 +27,34 @@ def write_whole(path: Path, content: str | bytes, remedy: str, make_folder: bool
     Raises:
         OutputError: It cannot.
     """
-    staged = path.parent / f".parity-{os.getpid()}-staged"
     data = content.encode() if isinstance(content, str) else content
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with staged.open("wb") as file:
+        if _is_stream(path):
+            with path.open("ab") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}; {remedy}") from None
+        else:
+            _replace(path.resolve(), data)
+    except (OSError, RuntimeError) as error:  # a RuntimeError is a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {str(path)!r}: {reason}; {remedy}") from None
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is no regular file, or a name of an open one, as `/dev/stdout`, which others go on writing to."""
+    folder = path.parent.resolve()
+    named = folder == Path("/dev") or folder.is_relative_to("/proc")
+    return path.exists() and (named or not path.is_file())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    staged = path.parent / f".parity-{os.getpid()}-staged"
+    try:
+        with staged.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

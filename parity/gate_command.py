@@ -102,16 +102,12 @@ def _gate(folder: Path, baseline: Path, ledger: Path, bits_stop: bool, outputs: 
 
 
 def _own(recorded: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes of the code beside the run's own pairs as it is now; one that is gone has none."""
-    from parity.code import folder_hash
+    """Return the hashes of the code of the run's own pairs as it is now; without one that is gone there is none."""
+    from parity.own_code import own_code
     from parity.suites import select
-    from parity.targets import source_folder
 
-    found = {}
-    for target in recorded:
-        try:
-            select([target])
-            found[target] = folder_hash(source_folder(target))
-        except TargetError:
-            continue
-    return found
+    try:
+        select(list(recorded))
+        return own_code(list(recorded))
+    except TargetError:
+        return {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 import math
 import sqlite3
@@ -87,7 +88,10 @@ class Course:
 
 
 def append_runs(path: Path, runs: Sequence[Run], revision: str, date: datetime.date, reason: str) -> None:
-    """Append accepted runs, all or none.
+    """Append accepted runs, all or none; one that is there already moves to the end, since it says nothing new.
+
+    A run is there if one of the same environment, budget, seed and code found the same. Where there is no commit, or
+    files differ from it, the point of the history is called by the code as well: `abc123+5f0e9c2d`.
 
     Raises:
         GateError: The file is no history, or one of another schema.
@@ -95,15 +99,40 @@ def append_runs(path: Path, runs: Sequence[Run], revision: str, date: datetime.d
     """
     with _opened(path, make=True) as store:
         for run in runs:
+            strata = sorted((*_names(stratum), _text(bits)) for stratum, bits in run.sample.items())
+            _forget(store, run, strata)
             cursor = store.execute(
                 "INSERT INTO runs (accepted, revision, fingerprint, budget, seed, code, reason) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (date.isoformat(), revision, run.fingerprint, run.budget, run.seed, run.code, reason),
+                (date.isoformat(), _state(revision, run), run.fingerprint, run.budget, run.seed, run.code, reason),
             )
             store.executemany(
-                "INSERT INTO strata VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(cursor.lastrowid, *_names(stratum), _text(bits)) for stratum, bits in run.sample.items()],
+                "INSERT INTO strata VALUES (?, ?, ?, ?, ?, ?, ?)", [(cursor.lastrowid, *row) for row in strata]
             )
+
+
+def _forget(store: sqlite3.Connection, run: Run, strata: Sequence[tuple[str, ...]]) -> None:
+    """Remove a run that was accepted before: counted twice, it would make the standard error too small."""
+    same = store.execute(
+        "SELECT id FROM runs WHERE fingerprint = ? AND budget = ? AND seed = ? AND code = ?",
+        (run.fingerprint, run.budget, run.seed, run.code),
+    ).fetchall()
+    for (number,) in same:
+        found = store.execute(
+            "SELECT component, profile, rung, length_class, family, bits FROM strata WHERE run = ?", (number,)
+        ).fetchall()
+        # Runs of the same seed may be of other components, or of other pairs of one's own: what they found tells them.
+        if sorted(found) == list(strata):
+            store.execute("DELETE FROM strata WHERE run = ?", (number,))
+            store.execute("DELETE FROM runs WHERE id = ?", (number,))
+
+
+def _state(revision: str, run: Run) -> str:
+    """Return what a point is called: the commit, and the code where that is not all of it."""
+    if revision and not revision.endswith("+"):
+        return revision
+    code = hashlib.sha256(json.dumps([run.code, dict(run.own)], sort_keys=True).encode()).hexdigest()[:8]
+    return f"{revision or 'unknown+'}{code}"
 
 
 def read_moments(path: Path, component: str) -> list[Moment]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
-from parity.code import code_hash, folder_hash
+from parity.code import code_hash
 from parity.environment import collect
 from parity.errors import JournalError, OutputError
+from parity.own_code import own_code
 from parity.pairs import Pair
 from parity.plain import plain
 from parity.spec.profile import HyperProfile
-from parity.targets import source_folder
 
 _SHOWN: Final = 60
 _LONGEST_HEADER: Final = 1_000_000
@@ -35,17 +36,12 @@ def common_header(pairs: Sequence[Pair], profiles: Sequence[HyperProfile]) -> di
     return {
         "code": code_hash(),
         "components": [pair.name for pair in pairs],
-        "own": own_code(pairs),
+        "own": own_code([pair.target for pair in pairs if pair.target]),
         "profiles": [profile.model_dump() for profile in profiles],
         "versions": dict(environment.versions),
         "switches": dict(environment.switches),
         "device": environment.mlx_device,
     }
-
-
-def own_code(pairs: Sequence[Pair]) -> dict[str, str]:
-    """Return the hash of the Python files beside every pair that is somebody's own, by target."""
-    return {pair.target: folder_hash(source_folder(pair.target)) for pair in pairs if pair.target}
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class JournalKind(Generic[Part]):
         work: What a journal of other code is said to belong to.
         remedy: What to do about one that cannot be used.
         error: What is raised about one.
+        goes_on: What to do when a part cannot be added, the others being kept.
         write: Returns a part as JSON knows it.
         read: Its inverse; a ValueError, TypeError or KeyError says that the line is no part.
     """
@@ -69,6 +66,7 @@ class JournalKind(Generic[Part]):
     error: type[JournalError]
     write: Callable[[Part], Any]
     read: Callable[[Any], Part]
+    goes_on: str
     part: str = "part"
 
 
@@ -84,7 +82,7 @@ class Journal(Generic[Part]):
         Raises:
             OutputError: It cannot be written.
         """
-        with _output(self.kind, self.path):
+        with _output(self.kind, self.path, self.kind.goes_on):
             _write(self._file, _line(self.kind.write(part)))
 
 
@@ -109,6 +107,20 @@ def open_journal(
         yield Journal(kind, path, file, parts)
 
 
+@contextlib.contextmanager
+def hold_journal(kind: JournalKind[Any], path: Path) -> Iterator[None]:
+    """Keep a journal, if there is one, from other processes, and leave it as it is.
+
+    Raises:
+        JournalError: The kind's own: it is in use.
+        OutputError: It cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        with _output(kind, path), contextlib.suppress(FileNotFoundError):
+            _lock(kind, path, stack.enter_context(path.open("rb")))
+        yield
+
+
 def header_of(path: Path) -> dict[str, Any] | None:
     """Return the first line of a journal, None where there is no file or no whole first line."""
     try:
@@ -121,12 +133,12 @@ def header_of(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _output(kind: JournalKind[Any], path: Path) -> Iterator[None]:
+def _output(kind: JournalKind[Any], path: Path, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise OutputError(f"{kind.name} {str(path)!r} cannot be written: {reason}; {kind.remedy}") from None
+        raise OutputError(f"{kind.name} {str(path)!r} cannot be written: {reason}; {remedy or kind.remedy}") from None
 
 
 def _lock(kind: JournalKind[Any], path: Path, file: BinaryIO) -> None:
@@ -209,5 +221,6 @@ def _line(data: Any) -> bytes:
 
 
 def _write(file: BinaryIO, line: bytes) -> None:
-    file.write(line)
-    file.flush()
+    """Write past the buffer: what a full disk did not take would stay there, and fail again when the file is closed."""
+    while line:
+        line = line[os.write(file.fileno(), line) :]

@@ -18,12 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from parity.accuracy import Assessment
 from parity.cases import Case
-from parity.errors import ConfigError, ResumeError
+from parity.errors import ConfigError, OutputError, ResumeError
 from parity.files import JOURNAL
-from parity.journal import Journal, JournalKind, header_of, open_journal
+from parity.journal import Journal, JournalKind, header_of, hold_journal, open_journal
 from parity.results import Digest, Failure, Measurement, Row, Skip
 
 FORMAT: Final = 1
+GOES_ON: Final = "what is finished is kept: make room, and --resume goes on with it"
 Checked = TypeVar("Checked")
 Part = tuple[str, str, Any]
 """Component, name of the part, and what it found, as JSON knows it."""
@@ -47,6 +48,9 @@ class Progress(Protocol):
     def keep(self, component: str, name: str, data: Any) -> None:
         """Keep a finished part."""
 
+    def remaining(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that says of an OutputError that everything is kept, if it is."""
+
     def discard(self) -> None:
         """Forget everything: the report is written."""
 
@@ -60,6 +64,10 @@ class NoProgress:
 
     def keep(self, component: str, name: str, data: Any) -> None:
         """Do nothing."""
+
+    def remaining(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that does nothing: nothing is kept."""
+        return contextlib.nullcontext()
 
     def discard(self) -> None:
         """Do nothing."""
@@ -80,14 +88,28 @@ class KeptProgress:
         """Append a finished part to the journal."""
         self.journal.append((component, name, data))
 
+    @contextlib.contextmanager
+    def remaining(self) -> Iterator[None]:
+        """Say of an OutputError that everything is kept.
+
+        Raises:
+            OutputError: That one, and what goes on with the run.
+        """
+        try:
+            yield
+        except OutputError as error:
+            raise OutputError(f"{error}; {GOES_ON}") from None
+
     def discard(self) -> None:
         """Remove the journal."""
         self.journal.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def progress_of(folder: Path | None, header: Mapping[str, Any], resume: bool) -> Iterator[Progress]:
-    """Open the journal in `folder`, None for no journal; without `resume` it begins anew.
+def progress_of(folder: Path | None, header: Mapping[str, Any] | None, resume: bool) -> Iterator[Progress]:
+    """Open the journal in `folder`; without `resume` it begins anew.
+
+    Without a header nothing is kept, and a journal that another run left is only held, so that none goes on meanwhile.
 
     Raises:
         ResumeError: The journal is that of another run, damaged, or in use.
@@ -104,7 +126,12 @@ def progress_of(folder: Path | None, header: Mapping[str, Any], resume: bool) ->
         error=ResumeError,
         write=list,
         read=_part,
+        goes_on=GOES_ON,
     )
+    if header is None:
+        with hold_journal(kind, folder / JOURNAL):
+            yield NoProgress()
+        return
     with open_journal(kind, folder / JOURNAL, {"log": "parity run", "format": FORMAT, **header}, not resume) as journal:
         yield KeptProgress(journal)
 

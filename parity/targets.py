@@ -14,10 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from parity import api, pairs
 from parity.errors import TargetError
+
+_IMPORTED: Final = "__parity_imported__"
+"""Attribute of a loaded module: the names of what was imported while it was."""
 
 
 def is_own(target: str) -> bool:
@@ -25,15 +28,25 @@ def is_own(target: str) -> bool:
     return ":" in target or target.endswith(".py")
 
 
-def source_folder(target: str) -> Path:
-    """Return the folder of the file or module that an own target names; it has been loaded."""
+def source_file(target: str) -> Path:
+    """Return the file of an own target; it has been loaded."""
     place = target.partition("::")[0]
     if place.endswith(".py"):
-        return Path(place).resolve().parent
+        return Path(place).resolve()
     file = sys.modules[place.partition(":")[0]].__file__
     if file is None:
         raise TargetError(f"the module of target {target!r} is no file: its source cannot be told from another")
-    return Path(file).resolve().parent
+    return Path(file).resolve()
+
+
+def imported_by(target: str) -> tuple[str, ...]:
+    """Return the names of the modules that were imported while an own target was loaded, itself among them."""
+    place = target.partition("::")[0]
+    if not place.endswith(".py"):
+        module = place.partition(":")[0]
+        return (module, *vars(sys.modules[module])[_IMPORTED])
+    name = _module_name(Path(place).resolve())
+    return (name, *vars(sys.modules[name])[_IMPORTED])
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,7 @@ def _from_file(target: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(f"file {str(path)!r} of target {target!r} is not there")
     resolved = path.resolve()
-    name = f"parity_target_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    name = _module_name(resolved)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, resolved)
@@ -140,6 +153,7 @@ def _from_file(target: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     _first_on_path(resolved.parent)
     sys.modules[name] = module
+    before = set(sys.modules)
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
@@ -147,17 +161,24 @@ def _from_file(target: str, path: Path) -> ModuleType:
         if not isinstance(error, Exception | SystemExit):
             raise
         raise TargetError(f"file {str(path)!r} cannot be imported: {_last_line(error)}") from error
+    vars(module)[_IMPORTED] = sorted(set(sys.modules) - before)
     return module
+
+
+def _module_name(resolved: Path) -> str:
+    return f"parity_target_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
 
 
 def _attribute(target: str, module: str, attribute: str) -> Any:
     if not module or not attribute:
         raise TargetError(f"target {target!r} is neither a component, FILE.py, FILE.py::NAME nor MODULE:ATTR")
     _first_on_path(Path.cwd())
+    before = set(sys.modules)
     try:
         loaded = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise TargetError(f"module {module!r} cannot be imported: {_last_line(error)}") from error
+    vars(loaded).setdefault(_IMPORTED, sorted(set(sys.modules) - before))
     if not hasattr(loaded, attribute):
         public = ", ".join(_names_of_pairs(vars(loaded))) or "it has no pair"
         raise TargetError(f"module {module!r} has no attribute {attribute!r}; allowed: {public}")

@@ -16,10 +16,8 @@ REPORT_FILES: Final = (LAYERS, DETAILS, "report.md", PAGE, SUMMARY)
 """In the order in which they are put in place: a folder holds a report if and only if it has the last one."""
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make `folder`, prove that it can be written to, and take an older report's summary and bundles away.
-
-    A run that is killed then leaves no report, rather than one that somebody could take for its own.
+def make_folder(folder: Path) -> None:
+    """Make `folder`, and prove that it can be written to.
 
     Raises:
         OutputError: It cannot; nothing was run yet.
@@ -28,13 +26,29 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".parity-"):
             pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make `folder`, and take an older report's summary and bundles away.
+
+    A run that is killed then leaves no report, rather than one that somebody could take for its own.
+
+    Raises:
+        OutputError: It cannot; nothing was run yet.
+    """
+    make_folder(folder)
+    try:
         (folder / SUMMARY).unlink(missing_ok=True)
         remove_bundles(folder)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OutputError(
-            f"output folder {str(folder)!r} cannot be written: {reason}; choose another with --out"
-        ) from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    reason = error.strerror or type(error).__name__
+    return OutputError(f"output folder {str(folder)!r} cannot be written: {reason}; choose another with --out")
 
 
 def write_report(folder: Path, texts: Mapping[str, str], bundles: Mapping[str, bytes] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import sqlite3
@@ -14,6 +15,7 @@ import pytest
 from gate_pieces import accepted_place, results, write
 from harness_pieces import invoke
 
+from parity.errors import OutputError
 from parity.gate.runs import read_run
 from parity.history import append_runs, onsets
 from parity.tolerance import constant
@@ -105,6 +107,53 @@ def test_an_unknown_component_is_answered_with_those_that_are_known(tmp_path: Pa
     outcome = invoke("history", "conf", "--history", str(filled(tmp_path, [0.0])))
     assert outcome.status == 2
     assert "conv, norm" in outcome.stderr
+
+
+def test_a_run_that_is_accepted_again_counts_once(tmp_path: Path) -> None:
+    store = tmp_path / "history.sqlite"
+    runs = [read_run(write(tmp_path / f"run{seed}", results(seed))) for seed in (1, 2)]
+    append_runs(store, runs, "commit0", DATE, "first")
+    before = shown(store)
+    for _ in range(3):
+        append_runs(store, runs, "commit0", DATE, "first")
+    assert shown(store) == before
+    (point,) = before
+    assert point["runs"] == 2
+    # Of the same seed and code, and found something else: a partial run, or one of other code of one's own.
+    append_runs(store, [read_run(write(tmp_path / "other", results(1, 0.5)))], "commit0", DATE, "first")
+    (point,) = shown(store)
+    assert point["runs"] == 3
+
+
+def test_an_acceptance_that_was_cut_short_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = accepted_place(tmp_path)
+    runs = [place.root / f"accepted{seed}" for seed in (0, 1, 2, 3)]
+    before = invoke("history", "norm", "--history", str(place.history), "--json").stdout
+    with monkeypatch.context() as patch:
+        patch.setattr("parity.gate.baseline.write_baseline", refuse)
+        assert place.accept(*runs).status == 2
+    assert place.accept(*runs).status == 0
+    assert invoke("history", "norm", "--history", str(place.history), "--json").stdout == before
+
+
+def refuse(*_: Any) -> None:
+    raise OutputError("no room")
+
+
+@pytest.mark.parametrize("revision", ["abc+", ""])
+def test_states_that_no_commit_names_are_points_of_their_own(revision: str, tmp_path: Path) -> None:
+    store = tmp_path / "history.sqlite"
+    run = read_run(write(tmp_path / "run", results(1)))
+    changes: list[dict[str, Any]] = [{}, {"seed": 2}, {"code": "other"}, {"own": {"mine.py::mine": "0"}, "seed": 3}]
+    for change in changes:
+        append_runs(store, [dataclasses.replace(run, **change)], revision, DATE, "more")
+    points = shown(store)
+    assert [point["runs"] for point in points] == [2, 1, 1]
+    assert len({point["revision"] for point in points}) == 3
+    assert all(point["revision"].startswith(revision or "unknown+") for point in points)
+    for seed, code in ((5, "one"), (6, "two")):
+        append_runs(store, [dataclasses.replace(run, seed=seed, code=code)], "abc", DATE, "clean")
+    assert [point["runs"] for point in shown(store) if point["revision"] == "abc"] == [2]
 
 
 def test_an_append_that_is_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,16 @@ def test_an_entry_that_is_none_is_refused(options: tuple[Any, ...], word: str, p
     assert bytes_of(place) == before
 
 
+@pytest.mark.parametrize("bits", ["nan", "inf", "-1", "0"])
+def test_bits_that_are_no_allowance_are_refused_in_one_line(bits: str, place: Place) -> None:
+    before = bytes_of(place)
+    outcome = place.allow("drift", float(bits))
+    assert outcome.status == 2
+    assert outcome.stderr.startswith("parity: --bits is a finite number greater than zero; got ")
+    assert len(outcome.stderr.splitlines()) == 1
+    assert bytes_of(place) == before
+
+
 def test_the_decision_is_json_and_markdown_too(place: Place) -> None:
     write(place.run, results(7, drift=0.5))
     page = place.root / "gate.md"

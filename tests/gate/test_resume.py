@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from harness_pieces import clean_environment, invoke
 from planted_faults import PLANTED_FAULTS
 
 from parity import run as run_module
+from parity.errors import OutputError
 from parity.files import JOURNAL, write_whole
 from parity.report import REPORT_FILES
 
@@ -173,6 +179,63 @@ def test_without_resume_an_unfinished_run_begins_anew(journal: Path) -> None:
     assert not journal.exists()
 
 
+@pytest.mark.parametrize(
+    "options", [(), ("--resume",), ("--case", '{"family":"normal"}')], ids=["anew", "resumed", "case"]
+)
+def test_a_run_that_is_refused_since_another_is_at_work_leaves_the_folder_as_it_is(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parity.cases.Case.from_json", lambda *_: None)
+    monkeypatch.setattr("parity.run.require_buildable", lambda *_: None)
+    (Path("part") / "bundles").mkdir(parents=True)
+    for name in ("summary.json", "bundles/one.parity.zip", JOURNAL):
+        (Path("part") / name).write_text("theirs", encoding="utf-8")
+    before = contents("part")
+    with (Path("part") / JOURNAL).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        outcome = invoke(*ARGUMENTS, "--seed", "5", *options, "--out", "part")
+    assert outcome.status == 2
+    assert "in use by another process" in outcome.stderr
+    assert contents("part") == before
+
+
+def full(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_is_full_at_the_report_leaves_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("parity.report.write._write", full)
+        outcome = invoke(*ARGUMENTS, "--seed", "5", "--out", "part")
+    assert outcome.status == 2
+    assert "No space left" in outcome.stderr
+    assert "--resume goes on" in outcome.stderr
+    assert (Path("part") / JOURNAL).exists()
+    monkeypatch.setattr(run_module._PairRun, "_run_case", interrupt)
+    assert invoke(*ARGUMENTS, "--out", "part", "--resume").status == 0
+
+
+def test_a_disk_that_is_full_at_a_part_leaves_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, calls = os.write, 0
+
+    def soon_full(file: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls < 4:
+            return write(file, data)
+        return write(file, data[:10]) if calls == 4 else full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("parity.journal.os.write", soon_full)
+        outcome = invoke(*ARGUMENTS, "--seed", "5", "--out", "part")
+    assert outcome.status == 2
+    assert len([line for line in outcome.stderr.splitlines() if line.startswith("parity: journal")]) == 1
+    assert "--resume goes on" in outcome.stderr
+    assert invoke(*ARGUMENTS, "--out", "part", "--resume").status == 0
+    assert invoke(*ARGUMENTS, "--seed", "5", "--out", "whole").status == 0
+    assert contents("part") == contents("whole")
+
+
 def test_resuming_a_single_case_is_refused() -> None:
     outcome = invoke(*ARGUMENTS, "--case", "{}", "--resume")
     assert outcome.status == 2
@@ -188,3 +251,48 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
             write_whole(path, "new", "")
     assert path.read_text(encoding="utf-8") == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target, link, new = tmp_path / "there" / "file", tmp_path / "link", tmp_path / "new"
+    target.write_text("old", encoding="utf-8")
+    link.symlink_to(target)
+    new.symlink_to(tmp_path / "there" / "later")
+    write_whole(link, "new", "")
+    write_whole(new, "later", "")
+    assert link.is_symlink()
+    assert new.is_symlink()
+    assert target.read_text(encoding="utf-8") == "new"
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["file", "later"]
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(OutputError, match=r"cannot write .*loop"):
+        write_whole(loop, "x", "name another")
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    write_whole(pipe, "content", "")
+    reader.join(timeout=60)
+    assert found == ["content"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    write_whole(Path(os.devnull), "content", "")
+    assert not Path(os.devnull).is_file()
+    script = (
+        "from pathlib import Path; from parity.files import write_whole; write_whole(Path('/dev/stdout'), 'said', '')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "said"
+    log = tmp_path / "log"
+    with log.open("wb") as file:  # as a shell redirects: whoever writes there next has the same file
+        subprocess.run([sys.executable, "-c", script], env=clean_environment(), stdout=file, check=True)
+        assert log.stat().st_ino == os.fstat(file.fileno()).st_ino
+    assert log.read_text(encoding="utf-8") == "said"
+    with pytest.raises(OutputError):
+        write_whole(tmp_path, "x", "name another")

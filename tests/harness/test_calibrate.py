@@ -27,7 +27,7 @@ from parity.accuracy import Ratio, Stratum, judge_ratios, skipped_stratum
 from parity.calibrate import Calibration, CalibrationRun, StratumFigures, calibrate_seed
 from parity.calibrate_command import CalibrationPlan, run_calibration
 from parity.calibration_log import header_of, open_log
-from parity.code import code_hash
+from parity.code import PACKAGES, SUFFIXES, code_hash
 from parity.errors import CalibrationError, OutputError
 from parity.spec.profile import CANONICAL, load_profile
 from parity.suites import select
@@ -347,6 +347,10 @@ def test_any_changed_file_of_the_packages_changes_the_hash(tmp_path: Path, monke
     hashes = [code_hash()]
     (source / "__pycache__").mkdir()
     (source / "__pycache__" / "module.pyc").write_text("x", encoding="utf-8")
+    for name in (".module.py.swp", ".#module.py", ".DS_Store", "module.py~", "#module.py#", "module.orig"):
+        (source / name).write_text("x", encoding="utf-8")
+    (source / ".cache").mkdir()
+    (source / ".cache" / "module.py").write_text("x", encoding="utf-8")
     assert code_hash() == hashes[0]
     (source / "module.py").write_text("2", encoding="utf-8")
     hashes.append(code_hash())
@@ -355,6 +359,17 @@ def test_any_changed_file_of_the_packages_changes_the_hash(tmp_path: Path, monke
     (source / "profile.json").write_text("{}", encoding="utf-8")
     hashes.append(code_hash())
     assert len(set(hashes)) == 4
+
+
+def test_every_kind_of_file_that_the_packages_hold_counts_or_is_known_not_to() -> None:
+    root = Path(__file__).parents[2]
+    kinds = {
+        path.suffix
+        for package in PACKAGES
+        for path in (root / package).rglob("*")
+        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    }
+    assert kinds - SUFFIXES <= {".typed", ".LICENSE", ".LICENSE-d3", ".NOTICE"}
 
 
 # Interruption -----------------------------------------------------------------------------------------------------
