@@ -75,7 +75,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         * `parity compare reports/latest --by rung --base f32 --rung f32,bf16,f16` what sixteen bits cost
 
         Errors are paired by case where both sides have the same cases; p is corrected for the number of strata. It
-        judges nothing: exit status 0 if anything was compared, 3 if not.
+        judges nothing: exit status 0 if any stratum was tested, or is the same in every case; 3 if not.
         """
         choice = _Comparison(runs, None if by is None else by.value, base, rung or [], markdown, html)
         raise typer.Exit(guarded(lambda: _compare(choice), "nothing was written"))
@@ -120,8 +120,10 @@ def _compare(choice: _Comparison) -> int:
         typer.echo(f"and {len(found.significant) - SHOWN} more: --markdown FILE has them all")
     for line in found.only:
         typer.echo(f"not compared: {line}")
+    if found.code:
+        typer.echo(found.code)
     typer.echo(headline(found))
-    return 0 if found.changes else 3
+    return 0 if found.tested or found.same else 3
 
 
 SHOWN: Final = 20
