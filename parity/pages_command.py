@@ -103,6 +103,7 @@ def _compare(choice: _Comparison) -> int:
     from parity.pages import read_run
     from parity.pages.compare import compare, sides_of
     from parity.pages.compare_report import comparison_markdown, comparison_page, headline, signed
+    from parity.pages.html import encodable
     from parity.spec.precision import rung_called
 
     rungs = [rung_called(name).name for entry in choice.rungs for name in map(str.strip, entry.split(","))]
@@ -115,13 +116,14 @@ def _compare(choice: _Comparison) -> int:
     for change in found.significant[:SHOWN]:
         interval = f"{signed(change.low)} to {signed(change.high)}"
         place = f"{change.component} {change.profile} {change.rung}"
-        typer.echo(f"{signed(change.bits)} bits ({interval})  {place}  p {change.adjusted:.2g}, {change.cases} cases")
+        figures = f"p {change.adjusted:.2g}, {change.cases} cases"
+        typer.echo(encodable(f"{signed(change.bits)} bits ({interval})  {place}  {figures}"))
     if len(found.significant) > SHOWN:
         typer.echo(f"and {len(found.significant) - SHOWN} more: --markdown FILE has them all")
     for line in found.only:
-        typer.echo(f"not compared: {line}")
+        typer.echo(encodable(f"not compared: {line}"))
     if found.code:
-        typer.echo(found.code)
+        typer.echo(encodable(found.code))
     typer.echo(headline(found))
     return 0 if found.tested or found.same else 3
 

@@ -10,7 +10,7 @@ import jinja2
 
 from parity.pages.checks import cell
 from parity.pages.compare import FEWEST, LEVEL, ROUNDED, Change, Comparison
-from parity.pages.html import number, render_template
+from parity.pages.html import encodable, number, render_template
 
 METHOD: Final = (
     "A stratum is a component, profile and rung; compared are the port's errors (rel L2 against the float64 truth) in "
@@ -19,14 +19,14 @@ METHOD: Final = (
     f"{ROUNDED} u, so that an exact case is no infinite gain and d is, between rungs, the excess over what the format "
     "alone costs. Otherwise Welch's t-test compares log2(error / predicted error) of the two samples, both at least "
     f"{ROUNDED} u. Holm's method holds the probability of any false row at "
-    f"{LEVEL:.0%} over all strata. Below {FEWEST} cases nothing is tested. Intervals are 95 %, of one stratum, and open "
+    f"{LEVEL:.0%} over all strata. Below {FEWEST} cases nothing is tested. Intervals are 95 %, of one stratum; open "
     "where an error is infinite."
 )
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Return a comparison as Markdown."""
-    return _markdown().get_template("comparison.md.jinja").render(_context(comparison))
+    return encodable(_markdown().get_template("comparison.md.jinja").render(_context(comparison)))
 
 
 def comparison_page(comparison: Comparison) -> str:

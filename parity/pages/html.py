@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
@@ -26,6 +27,8 @@ FAILURES: Final = 50
 
 CROPPED: Final = 160
 """Characters of a name that are shown; the whole name is in the files."""
+
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
 def render_page(run: Run, gate: Mapping[str, Any] | None = None) -> str:
@@ -46,7 +49,7 @@ def render_template(template: str, script: str, data: Any, context: Mapping[str,
 
 def _page(template: str, script: str, data: Any, context: Mapping[str, Any]) -> str:
     scripts = [_static("echarts.min.js"), _static("common.js"), _static(script)]
-    return (
+    page = (
         _environment()
         .get_template(template)
         .render(
@@ -60,6 +63,7 @@ def _page(template: str, script: str, data: Any, context: Mapping[str, Any]) -> 
             }
         )
     )
+    return encodable(page)
 
 
 @functools.cache
@@ -117,6 +121,11 @@ def short(text: object) -> str:
     """Return a name as it is shown: on one line, its middle left out where it is long."""
     line = " ".join(str(text).split()) if not str(text).isprintable() else str(text)
     return line if len(line) <= CROPPED else f"{line[: CROPPED // 2]} … {line[-CROPPED // 2 :]}"
+
+
+def encodable(text: str) -> str:
+    """Return `text` with the halves of characters (surrogates), which no file can hold, replaced by U+FFFD."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _count(value: Any) -> str:
