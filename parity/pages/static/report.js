@@ -227,6 +227,9 @@
   ];
   let sorting = { place: 6, down: true };
   let first = 0;
+  // A long name may go on in the next line behind a point.
+  const breakable = (name) => (name.length <= 30 ? [name]
+    : name.split(/(?<=\.)/).flatMap((part, place) => (place ? [element("wbr"), part] : [part])));
   const chip = (row) => element("span", { class: `chip ${text("verdict", row)}` }, text("verdict", row));
   const table = () => {
     const key = COLUMNS[sorting.place][2];
@@ -243,7 +246,7 @@
       const line = element("tr");
       COLUMNS.forEach(([name, show], place) => {
         const cell = name === "tensor"
-          ? element("td", { class: "name wide" }, element("a", { href: `#layer-${layerOf[row]}` }, short(text("tensor", row))))
+          ? element("td", { class: "name" }, element("a", { href: `#layer-${layerOf[row]}` }, ...breakable(short(text("tensor", row)))))
           : name === "verdict" ? element("td", {}, chip(row))
             : element("td", { class: place > 4 ? "n" : name === "component" || name === "profile" ? "name" : "" }, show(row));
         line.append(cell);
