@@ -75,7 +75,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         * `parity compare reports/latest --by rung --base f32 --rung f32,bf16,f16` what sixteen bits cost
 
         Errors are paired by case where both sides have the same cases; p is corrected for the number of strata. It
-        judges nothing: exit status 0 if anything was compared, 3 if not.
+        judges nothing: exit status 0 if any stratum was tested, or is the same in every case; 3 if not.
         """
         choice = _Comparison(runs, None if by is None else by.value, base, rung or [], markdown, html)
         raise typer.Exit(guarded(lambda: _compare(choice), "nothing was written"))
@@ -103,6 +103,7 @@ def _compare(choice: _Comparison) -> int:
     from parity.pages import read_run
     from parity.pages.compare import compare, sides_of
     from parity.pages.compare_report import comparison_markdown, comparison_page, headline, signed
+    from parity.pages.html import encodable
     from parity.spec.precision import rung_called
 
     rungs = [rung_called(name).name for entry in choice.rungs for name in map(str.strip, entry.split(","))]
@@ -115,13 +116,16 @@ def _compare(choice: _Comparison) -> int:
     for change in found.significant[:SHOWN]:
         interval = f"{signed(change.low)} to {signed(change.high)}"
         place = f"{change.component} {change.profile} {change.rung}"
-        typer.echo(f"{signed(change.bits)} bits ({interval})  {place}  p {change.adjusted:.2g}, {change.cases} cases")
+        figures = f"p {change.adjusted:.2g}, {change.cases} cases"
+        typer.echo(encodable(f"{signed(change.bits)} bits ({interval})  {place}  {figures}"))
     if len(found.significant) > SHOWN:
         typer.echo(f"and {len(found.significant) - SHOWN} more: --markdown FILE has them all")
     for line in found.only:
-        typer.echo(f"not compared: {line}")
+        typer.echo(encodable(f"not compared: {line}"))
+    if found.code:
+        typer.echo(encodable(found.code))
     typer.echo(headline(found))
-    return 0 if found.changes else 3
+    return 0 if found.tested or found.same else 3
 
 
 SHOWN: Final = 20

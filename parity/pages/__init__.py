@@ -2,6 +2,7 @@
 
 ```
 run_files    a report's folder, read back; refused where it is not one whole run
+shapes       what they hold, spelt out
 payload      what the page's script draws
 html         report.html and the page of a comparison
 compare      two runs: what changed beyond noise

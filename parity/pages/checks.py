@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from parity.pages.html import number
+from parity.pages.html import encodable, number
 from parity.pages.payload import worst_rows
 from parity.pages.run_files import Run
 from parity.pages.terms import FAILED_WORDS, TERMS
@@ -137,7 +137,7 @@ def _annotation(level: str, source: str, title: str, message: str) -> str:
     file, _, line = source.rpartition(":")
     properties = {"file": file, "line": line} if file else {}
     words = ",".join(f"{name}={_property(value)}" for name, value in {**properties, "title": title[:_CELL]}.items())
-    return f"::{level} {words}::{_data(message[: 20 * _CELL])}"
+    return encodable(f"::{level} {words}::{_data(message[: 20 * _CELL])}")
 
 
 def _data(text: str) -> str:
@@ -177,7 +177,9 @@ def comment_markdown(run: Run) -> str:
         "| component | profile | rung | nearest to its limit | error / allowed | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    return "\n".join(_fitted(lines, ["## Headroom", "", *head], rows, LARGEST_COMMENT - 500, "rows are in report.html"))
+    return encodable(
+        "\n".join(_fitted(lines, ["## Headroom", "", *head], rows, LARGEST_COMMENT - 500, "rows are in report.html"))
+    )
 
 
 def _failure_line(failure: Mapping[str, Any]) -> str:

@@ -3,11 +3,12 @@
 A *stratum* is a component, profile and rung; of each the errors of the port's main output are compared, case by case
 where both sides have the same cases (equal seeds and structures give equal inputs), else as two samples.
 
-* Paired: d = log2(e_B / e_A) of every case that both have. Between rungs each error is in units of its rung's u, and no
-  smaller than `ROUNDED`, so that d is the *excess* over what the format alone costs. Student's t-test of the mean of d,
-  its spread no smaller than `SMALLEST_SPREAD`; a rank test of a dozen cases could never be significant after the
-  correction for a hundred strata, however large the change.
-* Unpaired: Welch's t-test of log2(e / predicted error): the prediction takes out how hard a case is.
+* Paired: d = log2(e_B / e_A) of every case that both have. Each error is in units of its rung's u, and no smaller than
+  `ROUNDED`: an exact case counts as that, not as infinitely good, and between rungs d is the *excess* over what the
+  format alone costs. Student's t-test of the mean of d, its spread no smaller than `SMALLEST_SPREAD`; a rank test of a
+  dozen cases could never be significant after the correction for a hundred strata, however large the change.
+* Unpaired: Welch's t-test of log2(e / predicted error), both no smaller than `ROUNDED`: the prediction takes out how
+  hard a case is.
 
 Holm's method holds the family-wise error over all strata of all contrasts at `LEVEL`. Two deterministic runs of one
 code with one seed are equal in every bit, hence no change; with other seeds, a row appears in at most one of 100
@@ -19,6 +20,7 @@ Source: Student, Biometrika 6 (1908) 1; Welch, Biometrika 34 (1947) 28; Holm, Sc
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -37,15 +39,16 @@ LEVEL: Final = 0.01
 FEWEST: Final = 6
 """Cases below which a stratum is not tested, as many as the first look of the accuracy test has."""
 
-LARGEST: Final = 16.0
-"""Bits that one case may count for: an exact result must not outweigh a hundred others."""
+LARGEST: Final = 64.0
+"""Bits that an infinite error counts for; with `ROUNDED`, an error as large as the truth counts 55 at f64. Where a case
+counts this much, the interval is open to that side: a cap is no measurement."""
 
 SMALLEST_SPREAD: Final = 1e-3
 """Standard deviation of d in bits below which it is taken to be this: six equal changes prove no certainty."""
 
 ROUNDED: Final = 0.25
-"""Units of u below which an error counts as this between rungs: rounding one random number costs 0.4 u on average, and
-inputs of few digits make some products exact in the finer format, which says nothing about either."""
+"""Units of u below which an error counts as this: rounding one random number costs 0.4 u on average, and a case that
+happens to be exact, as products of inputs of few digits are, says no more than that it rounds well."""
 
 MOVED: Final = 25
 """Layers that are listed as having moved most."""
@@ -86,7 +89,7 @@ class Change:
         error_a, error_b: Median errors, rel L2.
         p: Of no change; 1 where it was not tested.
         adjusted: By Holm's method.
-        same: Whether every case has the same error on both sides.
+        same: Whether every case that both sides have has the same error on both.
         tested: Whether there were enough cases.
     """
 
@@ -128,8 +131,9 @@ class Comparison:
     Args:
         title: What was compared.
         sides: Labels, verdicts and fingerprints of both sides, one line each.
+        code: Whether both sides ran the same code, in one sentence; empty within one run.
         changes: All strata, the most significant first, then by size.
-        differences: Verdicts, environment, fidelity.
+        differences: Verdicts, code, what was asked for, environment, fidelity.
         verdicts: Layers whose verdict is another.
         only: Strata that one side alone has, with the reason where it is known.
         moved: Layers whose worst error moved most; not tested.
@@ -138,6 +142,7 @@ class Comparison:
 
     title: str
     sides: tuple[str, ...]
+    code: str
     changes: tuple[Change, ...]
     differences: tuple[Difference, ...]
     verdicts: tuple[Difference, ...]
@@ -149,6 +154,21 @@ class Comparison:
     def significant(self) -> list[Change]:
         """What changed beyond noise."""
         return [change for change in self.changes if change.significant]
+
+    @property
+    def same(self) -> list[Change]:
+        """What has the same error in every case: there is no change that could be tested."""
+        return [change for change in self.changes if change.same]
+
+    @property
+    def tested(self) -> list[Change]:
+        """What was tested and is not the same."""
+        return [change for change in self.changes if change.tested and not change.same]
+
+    @property
+    def untested(self) -> list[Change]:
+        """What has too few cases."""
+        return [change for change in self.changes if not (change.tested or change.same)]
 
 
 def sides_of(runs: Sequence[Run], by: By | None, base: str = "", rungs: Sequence[str] = ()) -> list[tuple[Side, Side]]:
@@ -208,6 +228,7 @@ def compare(contrasts: Sequence[tuple[Side, Side]], rungs: Sequence[str] = (), c
     return Comparison(
         title=_title(contrasts),
         sides=tuple(_described(side) for side in sides.values()),
+        code=_code(*contrasts[0]),
         changes=tuple(sorted(_holm(changes), key=lambda change: (change.adjusted, change.p, -abs(change.bits)))),
         differences=tuple(difference for pair in contrasts for difference in _differences(*pair)),
         verdicts=tuple(difference for pair in contrasts for difference in _verdicts(*pair, rungs)),
@@ -232,23 +253,23 @@ def _strata(side: Side, rungs: Sequence[str]) -> dict[Key, Mapping[str, Any]]:
 def _change(a: Side, b: Side, first: Mapping[str, Any], second: Mapping[str, Any]) -> Change:
     one, other = _cases(a, first), _cases(b, second)
     both = [case for case in one if case in other]
-    paired = len(both) >= max(FEWEST, min(len(one), len(other)) / 2)
+    fewest = min(len(one), len(other))
+    paired = len(both) >= max(FEWEST, fewest / 2) or 0 < len(both) == fewest
     if paired:
-        in_both = [np.array([side[case] for case in both]) for side in (one, other)]
-        found = _paired(in_both[0], in_both[1], first["rung"], second["rung"])
+        found = _paired(*(np.array([side[case][0] for case in both]) for side in (one, other)))
     else:
-        samples = [np.array(list(side.values())) for side in (one, other)]
-        found = _unpaired(samples[0], samples[1])
-    errors = [[error for error, _ in side.values()] for side in (one, other)]
+        found = _unpaired(*(np.array(list(side.values())).reshape(-1, 2) for side in (one, other)))
+    u = [rung_called(series["rung"]).u for series in (first, second)]
+    errors = [[error * unit for error, _ in side.values()] for side, unit in zip((one, other), u, strict=True)]
     return Change(
         contrast=f"{a.label} → {b.label}",
         component=first["component"],
         profile=_arrow(first["profile"], second["profile"]),
         rung=_arrow(first["rung"], second["rung"]),
-        cases=len(both) if paired else min(len(one), len(other)),
+        cases=len(both) if paired else fewest,
         paired=paired,
-        error_a=float(np.median(errors[0])),
-        error_b=float(np.median(errors[1])),
+        error_a=float(np.median(errors[0])) if errors[0] else math.nan,
+        error_b=float(np.median(errors[1])) if errors[1] else math.nan,
         **found,
     )
 
@@ -258,63 +279,58 @@ def _arrow(one: str, other: str) -> str:
 
 
 def _cases(side: Side, series: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return error and predicted error by case."""
-    texts = side.run.details["cases"]
+    """Return error and predicted error by case, in units of u."""
+    texts, u = side.run.details["cases"], rung_called(series["rung"]).u
     values = zip(series["case"], series["port"], series["predicted"], strict=True)
-    return {texts[place]: (float(error), float(predicted)) for place, error, predicted in values}
+    return {texts[place]: (float(error) / u, float(predicted) / u) for place, error, predicted in values}
 
 
-def _paired(one: Numbers, other: Numbers, rung_a: str, rung_b: str) -> dict[str, Any]:
-    first, second = (side[:, 0] / rung_called(rung).u for side, rung in ((one, rung_a), (other, rung_b)))
-    if rung_a != rung_b:
-        first, second = np.maximum(first, ROUNDED), np.maximum(second, ROUNDED)
-    changes = _log_ratio(second, first)
-    same = bool((changes == 0).all())
-    mean, error = float(changes.mean()), max(float(changes.std(ddof=1)), SMALLEST_SPREAD) / math.sqrt(changes.size)
-    half = 0.0 if same else float(stats.t.ppf(0.975, changes.size - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, changes.size - 1))
-    return {"bits": mean, "low": mean - half, "high": mean + half, "p": p, "same": same, "tested": True}
+def _paired(one: Numbers, other: Numbers) -> dict[str, Any]:
+    """Student's t-test of d, of errors of the same cases in units of u."""
+    d = _log_ratio(other, one)
+    same = bool((one == other).all())
+    if d.size < FEWEST:
+        around = 0.0 if same else math.inf
+        return _found(float(d.mean()), around, 1.0, same=same, tested=False)
+    error = max(float(d.std(ddof=1)), SMALLEST_SPREAD) / math.sqrt(d.size)
+    return _tested(d, float(d.mean()), error, d.size - 1, same)
 
 
 def _unpaired(one: Numbers, other: Numbers) -> dict[str, Any]:
-    first, second = (_scaled(side) for side in (one, other))
+    """Welch's t-test of log2(error / predicted error), of (cases, 2) of both, in units of u."""
+    first, second = (_log_ratio(side[:, 0], side[:, 1]) for side in (one, other))
     if min(first.size, second.size) < FEWEST:
         change = float(second.mean() - first.mean()) if first.size and second.size else math.nan
-        return {"bits": change, "low": -math.inf, "high": math.inf, "p": 1.0, "same": False, "tested": False}
-    change = float(second.mean() - first.mean())
-    if not (first.std() or second.std()):
-        return {
-            "bits": change,
-            "low": change,
-            "high": change,
-            "p": float(change == 0),
-            "same": change == 0,
-            "tested": True,
-        }
-    result = stats.ttest_ind(second, first, equal_var=False)
-    interval = result.confidence_interval(0.95)
-    return {
-        "bits": change,
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "p": float(result.pvalue),
-        "same": False,
-        "tested": True,
-    }
+        return _found(change, math.inf, 1.0, same=False, tested=False)
+    shares = [max(float(side.std(ddof=1)), SMALLEST_SPREAD) ** 2 / side.size for side in (first, second)]
+    error = math.sqrt(sum(shares))
+    freedom = sum(shares) ** 2 / sum(
+        share**2 / (side.size - 1) for share, side in zip(shares, (first, second), strict=True)
+    )
+    return _tested(np.concatenate([-first, second]), float(second.mean() - first.mean()), error, freedom, same=False)
+
+
+def _tested(values: Numbers, mean: float, error: float, freedom: float, same: bool) -> dict[str, Any]:
+    """Return the t-test of a mean with this standard error; open to the side on which a value is at the cap."""
+    half = 0.0 if same else float(stats.t.ppf(0.975, freedom)) * error
+    found = _found(mean, half, float(2 * stats.t.sf(abs(mean) / error, freedom)), same=same, tested=True)
+    if (values >= LARGEST).any():
+        found["high"] = math.inf
+    if (values <= -LARGEST).any():
+        found["low"] = -math.inf
+    return found
+
+
+def _found(mean: float, half: float, p: float, *, same: bool, tested: bool) -> dict[str, Any]:
+    return {"bits": mean, "low": mean - half, "high": mean + half, "p": p, "same": same, "tested": tested}
 
 
 def _log_ratio(above: Numbers, below: Numbers) -> Numbers:
-    """log2(above / below), no larger than `LARGEST`; 0 where both are 0, the largest where one is."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log2(above) - np.log2(below)
-    both_zero_or_infinite = np.isnan(ratio)
-    return np.clip(np.where(both_zero_or_infinite, 0.0, ratio), -LARGEST, LARGEST)
-
-
-def _scaled(cases: Numbers) -> Numbers:
-    """log2 of error over predicted error; a case where either is 0 has none and is left out."""
-    usable = cases[(cases > 0).all(axis=1) & np.isfinite(cases).all(axis=1)]
-    return np.asarray(np.log2(usable[:, 0]) - np.log2(usable[:, 1]))
+    """log2(above / below), both at least `ROUNDED` and infinity a finite size: 0 where both are infinite."""
+    bits = [np.log2(np.clip(np.nan_to_num(side, nan=np.inf, posinf=np.inf), ROUNDED, None)) for side in (above, below)]
+    with np.errstate(invalid="ignore"):
+        ratio = bits[0] - bits[1]
+    return np.clip(np.where(np.isnan(ratio), 0.0, ratio), -LARGEST, LARGEST)
 
 
 def _holm(changes: Sequence[Change]) -> Iterator[Change]:
@@ -341,7 +357,7 @@ def _title(contrasts: Sequence[tuple[Side, Side]]) -> str:
 def _described(side: Side) -> str:
     summary = side.run.summary
     what = f", {side.by} {side.value}" if side.by and side.label != side.value else ""
-    told = ", ".join(f"{name} {summary.get(name, '-')}" for name in ("budget", "seed", "fingerprint"))
+    told = ", ".join(f"{name} {summary.get(name, '-')}" for name in ("budget", "seed", "code", "fingerprint"))
     return f"{side.label}{what}: {summary['verdict']}, {summary['counts']['rows']} tensors, {told}"
 
 
@@ -360,20 +376,60 @@ def _skipped(runs: Any) -> list[str]:
     return [f"{profile}: {count} combinations not run: {reason}" for (profile, reason), count in found.items()]
 
 
+def _code(a: Side, b: Side) -> str:
+    """Say whether both sides ran the same code: that of the project, and that beside pairs of one's own."""
+    if a.run is b.run:
+        return ""
+    known = [(side.run.summary.get("code"), side.run.summary.get("own", {})) for side in (a, b)]
+    if None in (known[0][0], known[1][0]):
+        return "a run does not say which code it ran"
+    if known[0] == known[1]:
+        return f"both ran the same code, {known[0][0]}"
+    if known[0][0] == known[1][0]:
+        return f"the code beside pairs of one's own differs; the rest is the same, {known[0][0]}"
+    return f"the code differs: {known[0][0]} → {known[1][0]}"
+
+
 def _differences(a: Side, b: Side) -> Iterator[Difference]:
     one, other = a.run.summary, b.run.summary
     if a.run is not b.run:
         yield from _unequal("verdict", one["verdict"], other["verdict"])
-        for name in ("budget", "seed", "fingerprint"):
+        for name in ("code", "budget", "seed"):
             yield from _unequal(name, one.get(name), other.get(name))
-        environments = (one.get("environment", {}), other.get("environment", {}))
-        for key in sorted(environments[0].keys() | environments[1].keys()):
-            yield from _unequal(key, environments[0].get(key), environments[1].get(key))
+        yield from _each_unequal("code beside ", one.get("own", {}), other.get("own", {}))
+        yield from _unequal("command", _asked(a.run), _asked(b.run))
+        yield from _unequal("components on one side alone", _only(a, b), _only(b, a))
+        yield from _unequal("fingerprint", one.get("fingerprint"), other.get("fingerprint"))
+        yield from _each_unequal("", one.get("environment", {}), other.get("environment", {}))
     first, second = (_fidelity(side) for side in (a, b))
     for key in sorted(first.keys() & second.keys()):
         yield from _unequal(
             f"fidelity of {' '.join(filter(None, key))}", *(f"{side[key]:.3g}" for side in (first, second))
         )
+
+
+def _each_unequal(what: str, one: Mapping[str, object], other: Mapping[str, object]) -> Iterator[Difference]:
+    for key in sorted(one.keys() | other.keys()):
+        yield from _unequal(f"{what}{key}", one.get(key), other.get(key))
+
+
+def _asked(run: Run) -> str:
+    """Return the run's command without its folder, which makes no difference to what was computed."""
+    words = iter(run.summary.get("command", []))
+    kept = []
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(["parity", *kept])
+
+
+def _only(side: Side, other: Side) -> str | None:
+    theirs = {row["component"] for row in other.run.judged}
+    return (
+        ", ".join(dict.fromkeys(row["component"] for row in side.run.judged if row["component"] not in theirs)) or None
+    )
 
 
 def _unequal(what: str, one: object, other: object) -> Iterator[Difference]:
@@ -403,15 +459,15 @@ def _verdicts(a: Side, b: Side, rungs: Sequence[str]) -> Iterator[Difference]:
 
 def _moved(contrasts: Sequence[tuple[Side, Side]], rungs: Sequence[str]) -> tuple[tuple[str, float, float, float], ...]:
     """Return (layer, bits, error of A, error of B) of those whose error in the same worst case moved most."""
-    found = []
+    found: list[tuple[str, float, float, float]] = []
     for a, b in contrasts:
         first, second = _layers(a, rungs), _layers(b, rungs)
         for key in first.keys() & second.keys():
             one, other = first[key], second[key]
-            if one["worst_case"] == other["worst_case"] and one["port_rel_l2"] and other["port_rel_l2"]:
-                u = [RUNGS[row["rung"]].u for row in (one, other)]
-                bits = math.log2(other["port_rel_l2"] / u[1]) - math.log2(one["port_rel_l2"] / u[0])
+            errors = [row["port_rel_l2"] for row in (one, other)]
+            if one["worst_case"] == other["worst_case"] and None not in errors:
+                scaled = [np.array([row["port_rel_l2"] / RUNGS[row["rung"]].u]) for row in (one, other)]
                 name = f"{' '.join(filter(None, key))} ({a.label} → {b.label})"
-                found.append((name, bits, one["port_rel_l2"], other["port_rel_l2"]))
+                found.append((name, float(_log_ratio(scaled[1], scaled[0])[0]), *errors))
     found.sort(key=lambda entry: (-abs(entry[1]), entry[0]))
     return tuple(entry for entry in found[:MOVED] if entry[1])

@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
@@ -26,6 +27,11 @@ FAILURES: Final = 50
 
 CROPPED: Final = 160
 """Characters of a name that are shown; the whole name is in the files."""
+
+WHOLE: Final = 2000
+"""Characters of a sentence that are shown."""
+
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
 def render_page(run: Run, gate: Mapping[str, Any] | None = None) -> str:
@@ -46,7 +52,7 @@ def render_template(template: str, script: str, data: Any, context: Mapping[str,
 
 def _page(template: str, script: str, data: Any, context: Mapping[str, Any]) -> str:
     scripts = [_static("echarts.min.js"), _static("common.js"), _static(script)]
-    return (
+    page = (
         _environment()
         .get_template(template)
         .render(
@@ -60,6 +66,7 @@ def _page(template: str, script: str, data: Any, context: Mapping[str, Any]) -> 
             }
         )
     )
+    return encodable(page)
 
 
 @functools.cache
@@ -90,6 +97,8 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(
         number=number,
         short=short,
+        whole=whole,
+        pieces=pieces,
         signed=signed,
         bits=lambda value: "" if value is None else f"{value:+.1f}",
         count=_count,
@@ -117,6 +126,25 @@ def short(text: object) -> str:
     """Return a name as it is shown: on one line, its middle left out where it is long."""
     line = " ".join(str(text).split()) if not str(text).isprintable() else str(text)
     return line if len(line) <= CROPPED else f"{line[: CROPPED // 2]} … {line[-CROPPED // 2 :]}"
+
+
+def whole(text: object) -> str:
+    """Return a sentence as it is shown: on one line and whole, its middle left out where it is longer than `WHOLE`."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= WHOLE else f"{line[: WHOLE // 2]} … {line[-WHOLE // 2 :]}"
+
+
+def pieces(text: object) -> list[tuple[str, bool]]:
+    """Split a sentence as `whole` shows it into (piece, whether it is code): code stands between two backticks."""
+    parts = whole(text).split("`")
+    if len(parts) % 2 == 0:
+        parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
+    return [(part, bool(place % 2)) for place, part in enumerate(parts)]
+
+
+def encodable(text: str) -> str:
+    """Return `text` with the halves of characters (surrogates), which no file can hold, replaced by U+FFFD."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _count(value: Any) -> str:

@@ -8,35 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from parity.pages.run_files import Run
+from parity.pages.shapes import CODED, NUMBERS
 from parity.plain import plain
 from parity.spec.precision import RUNGS
 
 LENGTH_KEYS: Final = ("L", "length", "seq_len", "sequence_length", "n", "l")
 """Sizes of a case that are its length, the first that it has; without any of them, its largest size."""
-
-CODED: Final = ("component", "profile", "rung", "tensor", "verdict", "kind", "reason", "worst_case")
-"""Columns of texts, each kept as the place of its value in a list of the distinct ones."""
-
-NUMBERS: Final = (
-    "order",
-    "cases",
-    "cases_failed",
-    "elements",
-    "ratio",
-    "headroom_bits",
-    "scaled_error",
-    "kappa",
-    "port_rel_l2",
-    "reference_rel_l2",
-    "port_over_reference",
-    "max_abs",
-    "ulp_p50",
-    "ulp_p99",
-    "ulp_max",
-    "bias",
-    "correctly_rounded",
-    "reference_correctly_rounded",
-)
 
 
 def page_data(run: Run) -> dict[str, Any]:

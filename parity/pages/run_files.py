@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from parity.errors import ReportError
+from parity.pages.shapes import require_details, require_rows, require_summary
 
 SUMMARY: Final = "summary.json"
 LAYERS: Final = "layers.csv"
@@ -79,9 +80,11 @@ def parse_run(texts: Mapping[str, str], name: str = "") -> Run:
     where = f"report in {name!r}" if name else "report"
     summary = _parsed(texts[SUMMARY], f"{where}: {SUMMARY}")
     _require_version(summary, f"{where}: {SUMMARY}")
+    require_summary(summary, f"{where}: {SUMMARY}")
     for file in (LAYERS, DETAILS):
         _require_same_run(summary, file, texts[file], where)
     details = _parsed(texts[DETAILS], f"{where}: {DETAILS}")
+    require_details(details, f"{where}: {DETAILS}")
     run = Run(summary, _rows(texts[LAYERS], where), details, digest(texts[SUMMARY]), name)
     if len(run.judged) != summary["counts"]["rows"]:
         raise ReportError(
@@ -103,7 +106,7 @@ def _text(path: Path) -> str:
 def _parsed(text: str, what: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReportError(f"{what} is no JSON: {error}; run it again") from None
     if not isinstance(found, dict):
         raise ReportError(f"{what} holds no object; run it again")
@@ -117,7 +120,8 @@ def _require_version(summary: Mapping[str, Any], what: str) -> None:
         advice = "install the version that wrote it" if newer else "run it again with this version"
         raise ReportError(f"{what} has schema {found!r}; this version reads {SCHEMA}; {advice}")
     missing = {"verdict", "counts", "failures", "skips", "fidelity", "files"} - summary.keys()
-    if missing:
+    if missing or not isinstance(summary["files"], dict):
+        missing = missing or {"files"}
         raise ReportError(f"{what} lacks {', '.join(sorted(missing))}; run it again")
 
 
@@ -131,11 +135,13 @@ def _require_same_run(summary: Mapping[str, Any], file: str, text: str, where: s
 
 
 def _rows(text: str, where: str) -> list[dict[str, Any]]:
-    rows = [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
     try:
-        return [{column: _cell(column, value) for column, value in row.items()} for row in rows]
-    except (TypeError, ValueError) as error:
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        rows = [{column: _cell(column, value) for column, value in row.items()} for row in table]
+    except (TypeError, ValueError, csv.Error) as error:
         raise ReportError(f"{where}: {LAYERS} has a cell that is no number: {error}; run it again") from None
+    require_rows(rows, table.fieldnames or (), f"{where}: {LAYERS}")
+    return rows
 
 
 def _cell(column: str, value: str) -> Any:

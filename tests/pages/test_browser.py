@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_pieces import HOSTILE, folder_of, gate_of, results_with, row_of, run_of, small_results
+from page_pieces import HOSTILE, folder_of, gate_of, large_results, results_with, row_of, run_of, small_results
 
 from parity.pages import PAGE, render_page
 from parity.pages.compare import compare, sides_of
@@ -228,8 +228,15 @@ def test_the_gate_draws_what_moved_and_its_table_sorts(open_page: Open) -> None:
     )
     assert drawn[1] == [-0.2, -0.02, -0.02, -0.02, 0.16]
     assert all(abs(value) < 10 for value in drawn[2])
-    page.click("#drift-table thead th:nth-child(2) .sort")
-    values = page.eval_on_selector_all("#drift-table td:nth-child(2)", "cells => cells.map(c => c.textContent)")
+    assert page.eval_on_selector_all("#drift-table td:first-child", "cells => cells.map(c => c.textContent)") == [
+        "1",
+        "2",
+        "3",
+    ]
+    labels = page.evaluate("echarts.getInstanceByDom(document.getElementById('drift')).getOption().yAxis[0].data")
+    assert [label.split()[0] for label in labels] == ["1", "2", "3"]
+    page.click("#drift-table thead th:nth-child(3) .sort")
+    values = page.eval_on_selector_all("#drift-table td:nth-child(3)", "cells => cells.map(c => c.textContent)")
     assert values == ["+∞", "+0.500", "-0.020"]
 
 
@@ -293,6 +300,63 @@ def test_the_theme_follows_the_system_and_the_button(open_page: Open) -> None:
 def test_the_page_fits_its_width(make: Callable[[], str | Results], width: int, open_page: Open) -> None:
     page = open_page(make(), width=width).page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def broken_words(page: Any) -> list[str]:
+    """Words of tables, no longer than 30 characters, that stand on two lines."""
+    found: list[str] = page.evaluate(
+        """() => {
+          const found = [];
+          for (const cell of document.querySelectorAll('th, td')) {
+            const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+            for (let node = walker.nextNode(); node; node = walker.nextNode())
+              for (const match of node.data.matchAll(/[\\w.]+/g)) {
+                const range = document.createRange();
+                range.setStart(node, match.index);
+                range.setEnd(node, match.index + match[0].length);
+                const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+                if (match[0].length <= 30 && lines.size > 1) found.push(match[0]);
+              }
+          }
+          return found;
+        }"""
+    )
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1440])
+def test_no_word_of_a_table_is_broken_and_what_is_hidden_is_hinted_at(width: int, open_page: Open) -> None:
+    rows = [row_of("blockdiag_linear", "canonical_strict", "f32", f"bert.encoder.layer{n}", 2.0) for n in range(3)]
+    page = open_page(results_with(rows), width=width).page
+    page.wait_for_timeout(100)
+    assert broken_words(page) == []
+    wide = page.eval_on_selector_all(
+        ".scroll",
+        "all => all.map(one => [one.scrollWidth > one.clientWidth + 2, (one.dataset.hides ?? '').includes('right')])",
+    )
+    assert all(hidden == hinted for hidden, hinted in wide)
+    assert any(hidden for hidden, _ in wide) or width > 390
+    page.add_style_tag(content="td, th { max-width: 3rem !important; overflow-wrap: anywhere !important; }")
+    assert broken_words(page) != []
+
+
+def test_all_charts_are_drawn_for_paper(open_page: Open) -> None:
+    page = open_page(small_results(2.0)).page
+    bare = "[...document.querySelectorAll('.chart')].filter(c => c.offsetParent && !c.querySelector('canvas')).length"
+    assert page.evaluate(bare) > 0
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(bare) == 0
+
+
+def test_a_single_page_of_rows_has_no_buttons_to_turn_it(open_page: Open) -> None:
+    page = open_page(small_results()).page
+    assert page.is_hidden("#pager-back")
+    assert page.is_hidden("#pager-on")
+    page = open_page(large_results(60)).page
+    page.click("text=Next")
+    assert page.text_content("#pager-text") == "51 to 60 of 60"
+    page.click("text=Previous")
+    assert page.text_content("#pager-text") == "1 to 50 of 60"
 
 
 def serious(page: Any) -> list[str]:

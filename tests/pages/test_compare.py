@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def run_with(
     seed: int = 0,
     rungs: tuple[str, ...] = ("f32",),
     profiles: tuple[str, ...] = ("canonical",),
+    scale: float = 1.0,
 ) -> Run:
     """A run whose errors are lognormal around predictions of its own; `where` errs `drift` bits more.
 
@@ -38,6 +40,7 @@ def run_with(
         seed: Seed of the run, which its cases have.
         rungs: Its rungs; errors scale with their u.
         profiles: Its profiles.
+        scale: What all errors are multiplied by.
     """
     generator = np.random.Generator(np.random.Philox(noise))
     rows = []
@@ -48,7 +51,7 @@ def run_with(
                 row.measurements = []
                 for case in range(cases):
                     predicted = RUNGS[rung].u * (1 + case % 7)
-                    error = predicted * generator.lognormal(0, 0.5) * 2 ** (drift if component == where else 0)
+                    error = predicted * generator.lognormal(0, 0.5) * scale * 2 ** (drift if component == where else 0)
                     text = f'{{"L":{case},"seed":{seed * 1000 + case}}}'
                     row.measurements.append(Measurement(text, error, predicted, predicted))
                 rows.append(row)
@@ -111,6 +114,80 @@ def test_few_cases_are_not_tested_and_said_to_be_so() -> None:
     assert not comparison.significant
     assert not any(change.tested for change in comparison.changes)
     assert "too few cases" in comparison_markdown(comparison)
+
+
+def test_what_could_not_be_tested_is_counted_and_has_a_status_of_its_own(tmp_path: Path) -> None:
+    few = [results_with([row_of(c, "p", "f32", "y", e) for c in "kl"]) for e in (0.5, 0.75)]
+    folders = [str(folder_of(tmp_path / name, results)) for name, results in zip("ab", few, strict=True)]
+    done = invoke("compare", *folders)
+    assert (done.status, done.stdout.splitlines()[-1]) == (
+        3,
+        "0 of 2 strata could be tested: fewer than 6 common cases",
+    )
+    same = invoke("compare", folders[0], folders[0])
+    assert same.status == 0
+    assert same.stdout.splitlines()[-1] == "the same error in every case of all 2 strata: there is no change to test"
+
+
+def test_tested_same_and_too_few_are_told_apart() -> None:
+    assert headline(compare(sides_of([run_with(1), run_with(1)], None))).startswith(
+        "the same error in every case of all 10"
+    )
+    assert (
+        headline(compare(sides_of([run_with(1), run_with(2)], None)))
+        == "nothing changed beyond noise in 10 of 10 strata"
+    )
+    one = headline(compare(sides_of([run_with(1), run_with(1, drift=1.0)], None)))
+    assert one == (
+        "1 of 10 strata changed beyond noise: 1 err more, 0 less; 1 tested; 9 have the same error in every case"
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["paired", "unpaired"])
+def test_exact_cases_count_as_a_quarter_of_u(seed: int) -> None:
+    exact, erring = run_with(1, scale=0.0), run_with(2, seed=seed)
+    change = compare(sides_of([exact, erring], None)).changes[0]
+    assert change.significant
+    assert 1.0 < change.bits < 5.0
+    assert change.low < change.bits - 0.05 < change.bits + 0.05 < change.high
+    assert change.error_a == 0.0
+
+
+def test_a_finite_change_is_never_cut_and_an_infinite_one_leaves_its_interval_open() -> None:
+    runs = [run_with(1, rungs=("f64",)), run_with(1, drift=30, rungs=("f64",))]
+    change = compare(sides_of(runs, None)).changes[0]
+    assert change.bits == pytest.approx(30)
+    infinite = compare(sides_of([run_with(1), run_with(1, drift=math.inf)], None)).changes[0]
+    assert (infinite.component, infinite.high, infinite.significant) == ("component_3", math.inf, True)
+    assert math.isfinite(infinite.low)
+
+
+def coded(code: str, command: tuple[str, ...] = ("run",), own: str = "0", names: str = "kl") -> Run:
+    results = results_with([row_of(name, "p", "f32", "y") for name in names])
+    results.meta.update(code=code, command=list(command), own={"mine.py": own})
+    return run_of(results)
+
+
+def test_other_code_is_said_and_the_same_code_too() -> None:
+    same = compare(sides_of([coded("c0", ("run", "--out", "x")), coded("c0", ("run", "--out=y"))], None))
+    assert same.code == "both ran the same code, c0"
+    assert same.differences == ()
+    others = coded("c1"), coded("c0", own="1")
+    said = [compare(sides_of([coded("c0"), other], None)) for other in others]
+    assert said[0].code == "the code differs: c0 → c1"
+    assert [(d.what, d.a, d.b) for d in said[0].differences] == [("code", "c0", "c1")]
+    assert said[1].code.startswith("the code beside pairs of one's own differs")
+    assert [(d.what, d.a, d.b) for d in said[1].differences] == [("code beside mine.py", "0", "1")]
+    for text in (comparison_markdown(said[0]), comparison_page(said[0])):
+        assert "the code differs: c0 → c1" in text
+
+
+def test_another_command_and_other_components_are_said() -> None:
+    runs = coded("c", ("run", "k", "--budget", "quick"), names="km"), coded("c", ("run",))
+    assert [(d.what, d.a, d.b) for d in compare(sides_of(runs, None)).differences] == [
+        ("command", "parity run k --budget quick", "parity run"),
+        ("components on one side alone", "m", "l"),
+    ]
 
 
 def test_rungs_are_compared_beyond_what_the_format_costs() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from harness_pieces import invoke
-from page_pieces import HOSTILE, folder_of, large_results, results_with, row_of, run_of, small_results
+from page_pieces import HOSTILE, folder_of, gate_of, large_results, results_with, row_of, run_of, small_results
 
 from parity.pages import PAGE, render_page
-from parity.pages.html import short
+from parity.pages.html import WHOLE, short, whole
 from parity.pages.payload import length_of, page_data, script_json
 from parity.pages.terms import TERMS
 from parity.report import layers_csv
@@ -187,6 +187,32 @@ def test_the_length_of_a_case(case: str, length: int | None) -> None:
 
 def test_a_script_element_cannot_be_ended_by_its_data() -> None:
     assert script_json({"a": "</script>&", "b": float("inf")}) == '{"a":"\\u003c/script\\u003e\\u0026","b":"infinity"}'
+
+
+def test_sentences_of_the_gate_are_whole_and_code_stands_as_code() -> None:
+    end = "no stratum of it was compared, so that " * 8
+    findings = [f"the stratum {end} {name}; run `parity baseline accept`" for name in ("first", "second")]
+    section = {**gate_of(), "findings": [{"level": "drift", "title": "drift", "sentence": each} for each in findings]}
+    page = render_page(run_of(small_results()), section)
+    for each in findings:
+        assert " ".join(each.split()).replace("`parity baseline accept`", "<code>parity baseline accept</code>") in page
+
+
+@pytest.mark.parametrize(
+    ("text", "markup"),
+    [
+        ("a `b` c", "a <code>b</code> c"),
+        ("a ` b", "a ` b"),
+        ("`<b>` <i> `", "<code>&lt;b&gt;</code> &lt;i&gt; `"),
+    ],
+)
+def test_backticks_become_code_and_markup_stays_text(text: str, markup: str) -> None:
+    section = {**gate_of(), "findings": [{"level": "drift", "title": "drift", "sentence": text}]}
+    assert f"</span> {markup}</li>" in render_page(run_of(small_results()), section)
+
+
+def test_a_sentence_without_end_is_bounded() -> None:
+    assert len(whole("word " * 10_000)) < WHOLE + 10
 
 
 def test_a_long_name_is_cropped_and_a_short_one_is_not() -> None:

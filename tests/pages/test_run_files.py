@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness_pieces import invoke
 from page_pieces import HOSTILE, changed, folder_of, results_with, row_of, run_of, small_results
 
 from parity.errors import ReportError
-from parity.pages import DETAILS, LAYERS, PAGE, SUMMARY, read_run
+from parity.pages import DETAILS, LAYERS, PAGE, SUMMARY, digest, read_run
 
 
 def replace_file(name: str) -> Callable[[Path], object]:
@@ -57,6 +58,93 @@ def test_a_run_of_stale_mixed_or_broken_files_is_refused(
     assert done.stderr.startswith("parity: ")
     assert done.stderr.count("\n") == 1
     assert not (folder / PAGE).exists()
+
+
+def spoilt(name: str, *path: str | int, value: object) -> Callable[[Path], object]:
+    """Put `value` at a place of a JSON file; if it is the details, the summary names its new digest."""
+
+    def plant(folder: Path) -> None:
+        def change(document: dict[str, Any]) -> None:
+            inside: Any = document
+            for key in path[:-1]:
+                inside = inside[key]
+            inside[path[-1]] = value
+
+        changed(folder, name, change)
+        text = (folder / DETAILS).read_text(encoding="utf-8")
+        changed(
+            folder,
+            SUMMARY,
+            lambda summary: summary["files"].update({DETAILS: digest(text)}) if name == DETAILS else None,
+        )
+
+    return plant
+
+
+SPOILT = {
+    "counts a list": spoilt(SUMMARY, "counts", value=[]),
+    "a count a text": spoilt(SUMMARY, "counts", "rows", value="16"),
+    "files a list": spoilt(SUMMARY, "files", value=[]),
+    "failures an object": spoilt(SUMMARY, "failures", value={"a": 1}),
+    "a failure a text": spoilt(SUMMARY, "failures", 0, value="beta"),
+    "a failure without a reason": spoilt(SUMMARY, "failures", 0, value={"component": "beta"}),
+    "a skip a number": spoilt(SUMMARY, "skips", value=[3]),
+    "fidelity null": spoilt(SUMMARY, "fidelity", value=None),
+    "environment a list": spoilt(SUMMARY, "environment", value=["Linux"]),
+    "command a text": spoilt(SUMMARY, "command", value="run"),
+    "verdict a number": spoilt(SUMMARY, "verdict", value=1),
+    "accuracy of texts": spoilt(SUMMARY, "accuracy", value=["x"]),
+    "unpaired a list": spoilt(SUMMARY, "unpaired", value=[1]),
+    "own a list": spoilt(SUMMARY, "own", value=[1]),
+    "series a number": spoilt(DETAILS, "series", value=3),
+    "a strange rung": spoilt(DETAILS, "series", 0, "rung", value="f8"),
+    "a series cut short": spoilt(DETAILS, "series", 0, "port", value=[]),
+    "a case that is not there": spoilt(DETAILS, "series", 0, "case", value=[99]),
+    "a case no object": spoilt(DETAILS, "cases", value=["[]"]),
+    "a histogram cut short": spoilt(DETAILS, "histograms", 0, "port", value=[1]),
+    "a blame table a number": spoilt(DETAILS, "blame", 0, "rows", value=7),
+    "bits a text": spoilt(DETAILS, "bits", 0, "bits", value="many"),
+    "sources a list": spoilt(DETAILS, "sources", value=[]),
+}
+
+
+@pytest.mark.parametrize("plant", SPOILT.values(), ids=SPOILT)
+def test_a_member_of_another_shape_is_refused_in_one_line(plant: Callable[[Path], object], tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", small_results(2.0))
+    plant(folder)
+    for command in (("report", str(folder)), ("compare", str(folder), str(folder))):
+        done = invoke(*command)
+        assert (done.status, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "run it again" in done.stderr
+
+
+def test_layers_without_a_column_or_with_a_strange_rung_are_refused(tmp_path: Path) -> None:
+    for old, new, message in (("port_rel_l2", "renamed", "lacks port_rel_l2"), (",f32,", ",f8,", "has the rung 'f8'")):
+        folder = folder_of(tmp_path / new.strip(","), small_results())
+        text = (folder / LAYERS).read_text(encoding="utf-8").replace(old, new)
+        (folder / LAYERS).write_text(text, encoding="utf-8", newline="")
+        changed(folder, SUMMARY, lambda summary, text=text: summary["files"].update({LAYERS: digest(text)}))
+        with pytest.raises(ReportError, match=message):
+            read_run(folder)
+
+
+def test_json_nested_without_end_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, small_results())
+    (folder / SUMMARY).write_text('{"a":' * 100_000, encoding="utf-8")
+    with pytest.raises(ReportError, match="is no JSON"):
+        read_run(folder)
+
+
+def test_half_a_character_in_a_failure_is_replaced_in_every_text(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", small_results(2.0))
+    for key in ("reason", "component", "rerun", "detail"):
+        spoilt(SUMMARY, "failures", 0, key, value="half \ud83d of one")(folder)
+    files = {name: tmp_path / name for name in ("comment", "junit", "html")}
+    done = invoke("report", str(folder), "--annotations", *(f"--{name}={path}" for name, path in files.items()))
+    assert done.status == 0
+    for text in (done.stdout, *(path.read_text(encoding="utf-8") for path in files.values())):
+        assert "half \ufffd of one" in text
+    assert invoke("compare", str(folder), str(folder), "--markdown", str(tmp_path / "c.md")).status == 0
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ const Page = (() => {
       draw();
     }, { rootMargin: "600px" }).observe(place.parentElement);
     drawn.push(later);
+    // Paper has no scrolling: all of it is near.
+    window.addEventListener("beforeprint", () => { near = true; draw(); });
     return later;
   };
 
@@ -110,10 +112,34 @@ const Page = (() => {
     ...Object.fromEntries(Object.entries(more).filter(([key]) => key !== "axisLabel")),
   });
 
+  // A legend shows a line as a line, dashed as it is drawn, and no dot on it.
+  const DASHES = { solid: [[0, 30]], dashed: [[0, 8], [11, 19], [22, 30]], dotted: [[0, 3], [9, 12], [18, 21], [27, 30]] };
+  const PATTERNS = { solid: "solid", dashed: [9, 5], dotted: [2, 6] };
+  const stroke = (type, width = 2) => ({ type: PATTERNS[type], width, cap: "butt" });
+  const legend = (entries) => ({
+    top: 0, itemWidth: 24, itemHeight: 12, textStyle: { color: color("soft") }, inactiveColor: color("line"),
+    data: entries.map(([name, line]) => (line === undefined ? { name } : { name, icon:
+      `path://${["M0 0h30v0H0z M0 12h30v0H0z", ...DASHES[line].map(([from, to]) => `M${from} 4H${to}V8H${from}z`)].join(" ")}` })),
+  });
+
   // Tooltips are made of elements, never of markup: names come from anywhere.
   const tooltip = (title, pairs) =>
     element("div", { class: "tooltip" }, element("strong", {}, short(title)),
       element("dl", {}, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])));
+
+  // --- what scrolls ---------------------------------------------------------------------------------------
+  const hinted = (place) => {
+    const tell = () => {
+      const right = place.scrollWidth - place.clientWidth - place.scrollLeft > 2;
+      const below = place.scrollHeight - place.clientHeight - place.scrollTop > 2;
+      place.dataset.hides = [place.scrollLeft > 2 && "left", right && "right", below && "below"].filter(Boolean).join(" ");
+    };
+    const watcher = new ResizeObserver(tell);
+    [place, ...place.children].forEach((each) => watcher.observe(each));
+    place.addEventListener("scroll", tell, { passive: true });
+    return place;
+  };
+  document.querySelectorAll(".scroll, .command code").forEach(hinted);
 
   // --- commands ------------------------------------------------------------------------------------------
   const copy = async (button, text) => {
@@ -134,7 +160,7 @@ const Page = (() => {
     if (button) copy(button, button.parentElement.querySelector("code").textContent);
   });
   const command = (text) =>
-    element("div", { class: "command" }, element("code", { tabindex: "0" }, text),
+    element("div", { class: "command" }, hinted(element("code", { tabindex: "0" }, text)),
       element("button", { type: "button", class: "button", "data-copy": true }, "Copy"));
 
   // --- tables that the page came with ------------------------------------------------------------------------
@@ -163,5 +189,5 @@ const Page = (() => {
 
   const data = JSON.parse(byId("data").textContent);
   const start = () => redraw();
-  return { data, byId, element, number, short, label, color, chart, axis, tooltip, command, start };
+  return { data, byId, element, number, short, label, color, chart, axis, legend, stroke, tooltip, command, start };
 })();

@@ -3,7 +3,10 @@
 (() => {
   const { data, byId, number, short, label, color, chart, axis, tooltip } = Page;
   const finite = (value) => (typeof value === "string" ? Number(value.replace("infinity", "Infinity")) : value);
-  const signed = (value) => `${value > 0 ? "+" : ""}${finite(value).toFixed(2)}`;
+  const signed = (value) => {
+    const found = finite(value);
+    return Number.isFinite(found) ? `${found > 0 ? "+" : ""}${found.toFixed(2)}` : number(found);
+  };
   const shade = (bits) => {
     const size = Math.abs(bits);
     if (size < 0.05) return "d-0";
@@ -22,7 +25,7 @@
         confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink") },
         formatter: ({ data: { cell } }) => tooltip(`${cell.row} · ${cell.column}`, [
           ["change", `${signed(cell.bits)} bits`], ["95 % interval", `${signed(cell.low)} to ${signed(cell.high)}`],
-          ["adjusted p", number(cell.p)], ["cases", String(cell.cases)]]),
+          ["adjusted p", cell.tested ? number(cell.p) : "not tested"], ["cases", String(cell.cases)]]),
       },
       xAxis: axis("", { type: "category", position: "top", data: data.columns.map((name) => label(name, 40)), axisTick: { show: false },
         axisLine: { show: false }, axisLabel: { interval: 0, width: 110, overflow: "break", lineHeight: 14, verticalAlign: "bottom", color: color("ink"), hideOverlap: false, fontSize: 11 } }),
@@ -34,7 +37,7 @@
         data: data.cells.map((cell) => ({
           cell, value: [data.columns.indexOf(cell.column), data.rows.indexOf(cell.row), 0],
           itemStyle: { color: color(shade(cell.bits)), borderRadius: 4, borderWidth: 2, borderColor: color(cell.significant ? "ink" : "card") },
-          label: { formatter: cell.same ? "=" : signed(cell.bits), color: color(`${shade(cell.bits)}-ink`),
+          label: { formatter: cell.same ? "=" : cell.tested ? signed(cell.bits) : `(${signed(cell.bits)})`, color: color(`${shade(cell.bits)}-ink`),
             fontWeight: cell.significant ? 700 : 400, fontSize: 11 },
         })),
       }],

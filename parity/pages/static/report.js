@@ -1,7 +1,7 @@
 "use strict";
 // The page of one run: filters, heat map, table of layers, a layer's section, and the charts.
 (() => {
-  const { data, byId, element, number, short, label, color, chart, axis, tooltip, command } = Page;
+  const { data, byId, element, number, short, label, color, chart, axis, legend, stroke, tooltip, command } = Page;
   const { texts, columns, ulps, series, u, spelling, drifts } = data;
   const count = columns.ratio.length;
   const all = Array.from({ length: count }, (_, row) => row);
@@ -183,7 +183,7 @@
         label: `Drift of ${drifts.length} tests with confidence bounds and margins, `
           + `${drifts.filter((each) => each.grew).length} beyond. The same numbers are in the table below.`,
         grid: { left, right: 20, top: 40, bottom: 48 },
-        legend: { top: 0, textStyle: { color: color("soft") }, inactiveColor: color("line") },
+        legend: legend([["drift and bounds"], ["margin"]]),
         tooltip: {
           confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink") },
           formatter: ({ dataIndex }) => tooltip(drifts[dataIndex].name, [
@@ -227,6 +227,9 @@
   ];
   let sorting = { place: 6, down: true };
   let first = 0;
+  // A long name may go on in the next line behind a point.
+  const breakable = (name) => (name.length <= 30 ? [name]
+    : name.split(/(?<=\.)/).flatMap((part, place) => (place ? [element("wbr"), part] : [part])));
   const chip = (row) => element("span", { class: `chip ${text("verdict", row)}` }, text("verdict", row));
   const table = () => {
     const key = COLUMNS[sorting.place][2];
@@ -243,7 +246,7 @@
       const line = element("tr");
       COLUMNS.forEach(([name, show], place) => {
         const cell = name === "tensor"
-          ? element("td", { class: "name wide" }, element("a", { href: `#layer-${layerOf[row]}` }, short(text("tensor", row))))
+          ? element("td", { class: "name" }, element("a", { href: `#layer-${layerOf[row]}` }, ...breakable(short(text("tensor", row)))))
           : name === "verdict" ? element("td", {}, chip(row))
             : element("td", { class: place > 4 ? "n" : name === "component" || name === "profile" ? "name" : "" }, show(row));
         line.append(cell);
@@ -258,6 +261,9 @@
     });
     const last = Math.min(first + SHOWN_AT_ONCE, order.length);
     byId("pager-text").textContent = order.length ? `${first + 1} to ${last} of ${order.length}` : "";
+    const single = order.length <= SHOWN_AT_ONCE;
+    byId("pager-back").hidden = single;
+    byId("pager-on").hidden = single;
     byId("pager-back").disabled = first === 0;
     byId("pager-on").disabled = last >= order.length;
   };
@@ -347,7 +353,7 @@
     const ends = [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high) + 1e-9)];
     const line = (name, factor, type) => ({
       name, type: "line", silent: true, symbol: "none", tooltip: { show: false }, z: 1,
-      lineStyle: { color: color("soft"), type, width: 1.5 }, itemStyle: { color: color("soft") },
+      lineStyle: { color: color("soft"), ...stroke(type) }, itemStyle: { color: color("soft") },
       data: [[ends[0], ends[0] * factor], [ends[1] / factor, ends[1]]],
     });
     const power = (value) => `1e${Math.round(Math.log10(value))}`;
@@ -355,7 +361,7 @@
       height: 420,
       label: `Port error against reference error of ${rows.length} rows, both logarithmic; points on the diagonal err alike.`,
       grid: { left: 64, right: 20, top: 40, bottom: 48 },
-      legend: { top: 0, textStyle: { color: color("soft") }, inactiveColor: color("line") },
+      legend: legend([["equal", "solid"], ["one bit lost", "dashed"], ...RUNGS.filter((rung) => rows.some((row) => text("rung", row) === rung)).map((rung) => [rung])]),
       tooltip: {
         confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink") },
         formatter: ({ data: point }) => tooltip(`${text("component", point[2])} · ${text("tensor", point[2])}`,
@@ -404,7 +410,7 @@
     const middle = known.map((length) => [length, median(predicted.filter(([x]) => x === length).map(([, y]) => y))]);
     const guide = (name, growth, type) => ({
       name, type: "line", symbol: "none", silent: true, tooltip: { show: false },
-      lineStyle: { color: color("soft"), type, width: 1.5 }, itemStyle: { color: color("soft") },
+      lineStyle: { color: color("soft"), ...stroke(type) }, itemStyle: { color: color("soft") },
       data: middle.length < 2 ? [] : known.map((length) => [length, middle[0][1] * growth(length) / growth(known[0])]),
     });
     const dots = (name, values, hue, symbol) => ({
@@ -418,7 +424,8 @@
       height: 420,
       label: `Error of ${short(each.component, 60)} against length, ${each.length.length} cases, with the predicted error and its growth.`,
       grid: { left: 64, right: 20, top: 62, bottom: 48 },
-      legend: { top: 0, textStyle: { color: color("soft") }, inactiveColor: color("line") },
+      legend: legend([["port"], ...(each.rung === "f64" ? [] : [["reference"]]), ["predicted (median)", "solid"],
+        ["grows as √log₂ 2n", "dashed"], ["grows as √n", "dotted"]]),
       tooltip: {
         confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink") },
         formatter: ({ data: point, seriesName }) => tooltip(seriesName, [["length", String(point[0])], ["error", `${number(point[1])} u`]]),
@@ -459,7 +466,7 @@
       height: 340,
       label: `Histogram of errors in ulps, ${total} elements of ${what}, port and reference over each other.`,
       grid: { left: 56, right: 12, top: 40, bottom: 62 },
-      legend: { top: 0, textStyle: { color: color("soft") }, inactiveColor: color("line") },
+      legend: legend([["port"], ...(shares.reference === null ? [] : [["reference"]])]),
       tooltip: {
         trigger: "axis", confine: true, backgroundColor: color("card"), borderColor: color("line"), textStyle: { color: color("ink") },
         formatter: (found) => tooltip(`from ${found[0].name} ulp`, found.map((bar) => [bar.seriesName, `${number(bar.value)} %`])),
