@@ -31,6 +31,7 @@ CROPPED: Final = 160
 WHOLE: Final = 2000
 """Characters of a sentence that are shown."""
 
+_COMMAND: Final = re.compile("`(parity [^`]*)`")
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -135,11 +136,11 @@ def whole(text: object) -> str:
 
 
 def pieces(text: object) -> list[tuple[str, bool]]:
-    """Split a sentence as `whole` shows it into (piece, whether it is code): code stands between two backticks."""
-    parts = whole(text).split("`")
-    if len(parts) % 2 == 0:
-        parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
-    return [(part, bool(place % 2)) for place, part in enumerate(parts)]
+    """Split a sentence as `whole` shows it into (piece, whether it is code): a command of parity's between backticks.
+
+    Names may have backticks too, which stay what they are.
+    """
+    return [(part, bool(place % 2)) for place, part in enumerate(_COMMAND.split(whole(text)))]
 
 
 def encodable(text: str) -> str:

@@ -201,9 +201,9 @@ def test_sentences_of_the_gate_are_whole_and_code_stands_as_code() -> None:
 @pytest.mark.parametrize(
     ("text", "markup"),
     [
-        ("a `b` c", "a <code>b</code> c"),
+        ("a `parity b` c", "a <code>parity b</code> c"),
         ("a ` b", "a ` b"),
-        ("`<b>` <i> `", "<code>&lt;b&gt;</code> &lt;i&gt; `"),
+        ("`parity <b>` <i> `x`", "<code>parity &lt;b&gt;</code> &lt;i&gt; `x`"),
     ],
 )
 def test_backticks_become_code_and_markup_stays_text(text: str, markup: str) -> None:
