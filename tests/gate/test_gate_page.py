@@ -30,7 +30,7 @@ def test_the_command_writes_the_decision_the_ledger_and_what_moved(tmp_path: Pat
     outcome = place.gate("--html", "gate.html")
     assert outcome.status == 1
     found = section((tmp_path / "gate.html").read_text(encoding="utf-8"))
-    assert "Gate: drift" in found
+    assert "Gate: drift" in re.sub(r"<[^>]+>", "", found)
     assert "the error grew" in found
     assert found.count('data-value="0.') > 2
     entries = outcome.stdout.count("ledger:")
