@@ -70,7 +70,7 @@ def main() -> int:
     components = tuple(pair.name for pair in select([] if choice.components == "all" else choice.components.split(",")))
     most = max(ACCEPTED)
     right = [Task(seed, components, False) for seed in range(choice.runs + most)]
-    planted = [Task(seed, (PLANTED,), True) for seed in range(most, most + choice.planted)]
+    planted = [Task(seed, (PLANTED,), True) for seed in range(most + choice.planted)]
     clean, stretched = _found([*right, *(planted if PLANTED in components else [])], choice.jobs)
     if choice.csv is not None:
         write_whole(choice.csv, _csv(clean, stretched), "name another file with --csv")
@@ -189,7 +189,7 @@ def _report(clean: Runs, stretched: Runs, required: int) -> int:
         )
         bad |= bool(stopped)
         if stretched:
-            seen = {seed: _drifts(accepted, sample) for seed, sample in stretched.items()}
+            seen = {seed: _drifts(accepted, sample) for seed, sample in stretched.items() if seed >= max(ACCEPTED)}
             caught = [seed for seed, drifts in seen.items() if any(drift.grew for drift in drifts)]
             line += f"; {len(caught)} of {len(seen)} planted caught"
             bad |= number >= required and len(caught) < len(seen)
