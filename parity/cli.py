@@ -24,6 +24,7 @@ from rich.console import Console
 from parity import (
     attribution_command,
     baseline_command,
+    checkpoint_command,
     extremes_command,
     gate_command,
     history_command,
@@ -596,6 +597,7 @@ baseline_command.register(app, _guarded)
 gate_command.register(app, _guarded)
 history_command.register(app, _guarded)
 pages_command.register(app, _guarded)
+checkpoint_command.register(app, _guarded)
 
 if __name__ == "__main__":
     main()
