@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from parity.errors import CheckpointError, ConfigError
+from parity.errors import CheckpointError, ConfigError, NoTensorsError
 from parity.plain import json_text, one_line
 from parity.terminal import progress_bar
 
@@ -101,7 +101,9 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         Exit status 1 if a tensor is missing, left over, mis-shaped or contradicts another; 2 if the file is refused; 3
         if it holds no tensor.
         """
-        raise typer.Exit(guarded(lambda: _inspect(file, settings or [], config, as_json), "nothing was judged"))
+        raise typer.Exit(
+            guarded(lambda: _or_empty(lambda: _inspect(file, settings or [], config, as_json)), "nothing was judged")
+        )
 
     @commands.command()
     def convert(
@@ -144,7 +146,9 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         layout = None if to is None else to.value
         raise typer.Exit(
             guarded(
-                lambda: _convert(file, out, layout, settings or [], config, keep_constants, force, as_json),
+                lambda: _or_empty(
+                    lambda: _convert(file, out, layout, settings or [], config, keep_constants, force, as_json)
+                ),
                 "nothing was written",
             )
         )
@@ -204,13 +208,19 @@ def published_of(path: Path | None) -> dict[str, Any]:
     return read_configuration(path)
 
 
+def _or_empty(command: Callable[[], int]) -> int:
+    """Run a command; a checkpoint without a tensor becomes one line and status 3."""
+    try:
+        return command()
+    except NoTensorsError as error:
+        sys.stderr.write(f"parity: {error}\n")
+        return 3
+
+
 def _inspect(path: Path, settings: list[str], config: Path | None, as_json: bool) -> int:
     from parity.checkpoint import read_checkpoint
-    from parity.checkpoint.opening import open_file
 
     published = published_of(config)
-    if _is_empty(path, open_file):
-        return 3
     with read_checkpoint(path, settings_of(settings), published) as checkpoint:
         problems = [*checkpoint.problems, *checkpoint.disagreements()]
         if as_json:
@@ -218,14 +228,6 @@ def _inspect(path: Path, settings: list[str], config: Path | None, as_json: bool
         else:
             _print(checkpoint, problems, published)
     return 1 if problems else 0
-
-
-def _is_empty(path: Path, open_file: Callable[[Path], Any]) -> bool:
-    file = open_file(path)
-    file.close()
-    if not file.tensors:
-        sys.stderr.write(f"parity: {str(path)!r} is a {file.form} without a tensor\n")
-    return not file.tensors
 
 
 def _facts(checkpoint: Checkpoint, problems: list[str], published: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,13 +283,13 @@ def _print(checkpoint: Checkpoint, problems: list[str], published: Mapping[str, 
     line(f"{facts['head']}, names and axes {whose}{prefix}")
     line("read off names and shapes:")
     for key in facts["read"]:
-        line(f"  {key} = {json.dumps(config[key])}")
+        line(f"  {key} = {_value(config[key])}")
     line("not stored, so taken as (--set KEY=VALUE changes it):")
     for assumed in facts["assumed"]:
         origin = {"default": "", "given": " (given)", "noted": " (noted in a file)"}[assumed["origin"]]
-        line(f"  {assumed['key']} = {json.dumps(assumed['value'])}{origin}: {assumed['reason']}")
+        line(f"  {assumed['key']} = {_value(assumed['value'])}{origin}: {assumed['reason']}")
     for key, (mine, theirs) in facts["published_differs"].items():
-        line(f"  the configuration given says {key} = {json.dumps(theirs)}; the checkpoint says {json.dumps(mine)}")
+        line(f"  the configuration given says {key} = {_value(theirs)}; the checkpoint says {_value(mine)}")
     line(_nearest_line(facts["nearest"]))
     filled = f", {len(facts['filled'])} names missing that a shared parameter fills" if facts["filled"] else ""
     aside = len(facts["set_aside"])
@@ -306,12 +308,16 @@ def _print(checkpoint: Checkpoint, problems: list[str], published: Mapping[str, 
     line(f"FAIL: {len(problems)} problems; this is no whole model" if problems else "OK: a whole model")
 
 
+def _value(value: Any) -> str:
+    """Return a value as JSON spells it, a whole number without a fraction."""
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def _nearest_line(nearest: Mapping[str, Any]) -> str:
     if not nearest["differences"]:
         return f"nearest public checkpoint: {nearest['name']}, the same in every name and shape"
     pairs = ", ".join(
-        f"{entry['key']} {json.dumps(entry['value'])} ({json.dumps(entry['public'])})"
-        for entry in nearest["differences"]
+        f"{entry['key']} {_value(entry['value'])} ({_value(entry['public'])})" for entry in nearest["differences"]
     )
     return f"nearest public checkpoint: {nearest['name']}, which has in brackets: {pairs}"
 
@@ -327,11 +333,8 @@ def _convert(
     as_json: bool,
 ) -> int:
     from parity.checkpoint import convert
-    from parity.checkpoint.opening import open_file
 
     published = published_of(config)
-    if _is_empty(path, open_file):
-        return 3
     with progress_bar() as progress:
         task = progress.add_task("converting", total=None)
 
@@ -385,10 +388,11 @@ def _print_conversion(done: Conversion) -> None:
 
 def _generate(name: str, out: Path, form: Any, dtype: str, seed: int, constants: bool, force: bool) -> int:
     from parity.checkpoint import generate, public_called
+    from parity.checkpoint.tensors import quoted
 
     public = public_called(name)
     if out.exists() and not force:
-        raise CheckpointError(f"{str(out)!r} is there already; choose another OUT, or --force replaces it")
+        raise CheckpointError(f"{quoted(out)} is there already; choose another OUT, or --force replaces it")
     with progress_bar() as progress:
         task = progress.add_task("writing", total=None)
 

@@ -25,7 +25,7 @@ from parity.checkpoint.layout import POSITION_IDS, state_shapes
 from parity.checkpoint.model import Checkpoint, Layout, move_axes, open_checkpoint
 from parity.checkpoint.opening import open_file
 from parity.checkpoint.record import Noted, Record, constants_path, record_path
-from parity.checkpoint.tensors import LazyTensor, Tensor, shown
+from parity.checkpoint.tensors import LazyTensor, Tensor, quoted, shown
 from parity.checkpoint.writers import byte_count, write_npz, write_safetensors, write_torch
 from parity.errors import CheckpointError, OutputError
 from parity.files import staged_file, write_whole
@@ -200,7 +200,7 @@ def _constants(checkpoint: Checkpoint, path: Path, open_files: ExitStack) -> dic
     for name, tensor in kept.tensors.items():
         if name not in noted or (noted[name].dtype, noted[name].shape) != (tensor.dtype.name, tensor.shape):
             raise CheckpointError(
-                f"{str(place)!r} holds {shown(name)!r}, which the conversion did not note so; remove the file"
+                f"{quoted(place)} holds {shown(name)!r}, which the conversion did not note so; remove the file"
             )
     return kept.tensors
 
@@ -214,7 +214,7 @@ def _record(checkpoint: Checkpoint, layout: Layout, lost: tuple[Noted, ...]) -> 
 def _require_suffix(layout: Layout, out: Path) -> None:
     if out.suffix not in SUFFIXES[layout]:
         raise OutputError(
-            f"{str(out)!r} has no ending of a checkpoint for {layout}; allowed: {', '.join(SUFFIXES[layout])}"
+            f"{quoted(out)} has no ending of a checkpoint for {layout}; allowed: {', '.join(SUFFIXES[layout])}"
         )
 
 
@@ -222,9 +222,9 @@ def _require_free(checkpoint: Checkpoint, out: Path, constants: bool, force: boo
     outputs = [out, record_path(out), *([constants_path(out)] if constants else [])]
     for place in outputs:
         if any(file.same_as(place) for file in checkpoint.file.files):
-            raise OutputError(f"{str(place)!r} is the checkpoint itself; choose another OUT")
+            raise OutputError(f"{quoted(place)} is the checkpoint itself; choose another OUT")
         if not force and (place.exists() or place.is_symlink()):
-            raise OutputError(f"{str(place)!r} is there already; choose another OUT, or --force replaces it")
+            raise OutputError(f"{quoted(place)} is there already; choose another OUT, or --force replaces it")
 
 
 def _require_room(out: Path, tensors: list[Tensor]) -> None:
@@ -232,9 +232,9 @@ def _require_room(out: Path, tensors: list[Tensor]) -> None:
     try:
         free = shutil.disk_usage(out.parent).free
     except OSError as error:
-        raise OutputError(f"cannot write into {str(out.parent)!r}: {error.strerror}; choose another OUT") from None
+        raise OutputError(f"cannot write into {quoted(out.parent)}: {error.strerror}; choose another OUT") from None
     if needed > free:
-        raise OutputError(f"{str(out)!r} takes {needed} bytes, and {free} are free; choose another disk")
+        raise OutputError(f"{quoted(out)} takes {needed} bytes, and {free} are free; choose another disk")
 
 
 def _write(

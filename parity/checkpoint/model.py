@@ -22,11 +22,11 @@ import numpy as np
 
 from mlx_impl.weights import AXIS_MOVES, checkpoint_name
 from parity.checkpoint.inference import Inferred, infer
-from parity.checkpoint.layout import LAYER, POSITION_IDS, Head, Shape, state_shapes, state_ties
+from parity.checkpoint.layout import DECODER, LAYER, POSITION_IDS, WORDS, Head, Shape, state_shapes, state_ties
 from parity.checkpoint.opening import OpenFile, open_file
 from parity.checkpoint.record import Record, read_record
-from parity.checkpoint.tensors import LazyTensor, shown
-from parity.errors import CheckpointError, ConfigError
+from parity.checkpoint.tensors import LazyTensor, quoted, shown
+from parity.errors import CheckpointError, ConfigError, NoTensorsError
 from parity.spec.checkpoint import set_aside_reason
 from parity.spec.config import ModelConfig
 
@@ -166,7 +166,7 @@ def require_whole(checkpoint: Checkpoint) -> None:
     if problems:
         some = "; ".join(problems[:MOST_SHOWN]) + ("; ..." if len(problems) > MOST_SHOWN else "")
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        raise CheckpointError(f"{shown(checkpoint.file.path)!r} is no whole model, {count}: {some}")
+        raise CheckpointError(f"{quoted(checkpoint.file.path)} is no whole model, {count}: {some}")
 
 
 MOST_SHOWN: Final = 5
@@ -187,7 +187,7 @@ def read_checkpoint(
         return _checkpoint(file, read_record(path), overrides or {}, published or {})
     except (CheckpointError, ConfigError) as error:
         file.close()
-        raise type(error)(f"{shown(path)!r} {error}") from None
+        raise type(error)(f"{quoted(path)} {error}") from None
     except BaseException:
         file.close()
         raise
@@ -197,7 +197,7 @@ def _checkpoint(
     file: OpenFile, record: Record | None, overrides: Mapping[str, Any], published: Mapping[str, Any]
 ) -> Checkpoint:
     if not file.tensors:
-        raise CheckpointError("holds no tensor")
+        raise NoTensorsError("holds no tensor")
     prefix = _prefix(file.tensors)
     names = {name: name.removeprefix(prefix) for name in file.tensors}
     layout: Layout = "mlx" if any(_MLX_NAME.search(name) for name in names.values()) else "torch"
@@ -211,7 +211,8 @@ def _checkpoint(
     used = {name: tensor for name, tensor in tensors.items() if name not in aside}
     shapes = {name: tensor.shape for name, tensor in used.items()}
     record = record if record is not None and record.layout == layout else None
-    inferred = infer(shapes, overrides, {**({} if record is None else record.config), **published})
+    told = {WORDS: shapes[DECODER], **shapes} if DECODER in shapes else shapes  # either name may stand for both
+    inferred = infer(told, overrides, {**({} if record is None else record.config), **published})
     expected = {
         name: shape
         for name, shape in state_shapes(inferred.head, inferred.config).items()

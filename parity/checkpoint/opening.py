@@ -13,7 +13,7 @@ from parity.checkpoint.archive import read_archive
 from parity.checkpoint.json_file import read_object
 from parity.checkpoint.npz_file import read_npz
 from parity.checkpoint.safetensors_file import MAX_HEADER, read_safetensors
-from parity.checkpoint.tensors import File, LazyTensor, shown
+from parity.checkpoint.tensors import File, LazyTensor, quoted, shown
 from parity.checkpoint.torch_file import StateDict, read_legacy, read_zip
 from parity.errors import CheckpointError
 
@@ -75,7 +75,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(path)!r} {error}") from None
+        raise CheckpointError(f"{quoted(path)} {error}") from None
 
 
 def _first(file: File) -> bytes:

@@ -21,8 +21,8 @@ from parity.checkpoint.dtypes import BY_STORAGE, BY_TORCH, Dtype
 from parity.checkpoint.tensors import checked_shape, shown
 from parity.errors import CheckpointError
 
-MAX_OPERATIONS: Final = 1_000_000
-"""Operations of a pickle: 30 for a tensor, so 22,000 for the model of 720, as many again for each optimiser moment."""
+MAX_OPERATIONS: Final = 500_000
+"""Operations of a pickle: 30 for a tensor, so 22,000 for a model of 720, as many for each optimiser moment."""
 
 
 @dataclass(frozen=True)

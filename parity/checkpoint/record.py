@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from parity.checkpoint.dtypes import DTYPES
 from parity.checkpoint.json_file import read_object
-from parity.checkpoint.tensors import File, checked_shape, shown
+from parity.checkpoint.tensors import File, checked_shape, quoted, shown
 from parity.errors import CheckpointError
 from parity.plain import json_text
 
@@ -94,7 +94,7 @@ def read_record(path: Path) -> Record | None:
     try:
         return _record(read_object(data, "it"))
     except CheckpointError as error:
-        raise CheckpointError(f"has a broken record beside it, {shown(place)!r}: {error}") from None
+        raise CheckpointError(f"has a broken record beside it, {quoted(place)}: {error}") from None
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
         finally:
             file.close()
     except CheckpointError as error:
-        raise CheckpointError(f"configuration {shown(path)!r} {error}") from None
+        raise CheckpointError(f"configuration {quoted(path)} {error}") from None
     config = found.get("config")
     return config if isinstance(config, dict) and MARK in found else found
 

@@ -13,8 +13,8 @@ from parity.checkpoint.json_file import read_object
 from parity.checkpoint.tensors import File, LazyTensor, checked_shape, in_order, shown
 from parity.errors import CheckpointError
 
-MAX_HEADER: Final = 2**23
-"""Bytes of a header: 50,000 tensors. JSON of a few million empty lists takes twenty times its own size in memory."""
+MAX_HEADER: Final = 2**22
+"""Bytes of a header: 25,000 tensors. JSON of a few million empty lists takes twenty times its own size in memory."""
 
 
 def read_safetensors(file: File) -> dict[str, LazyTensor]:

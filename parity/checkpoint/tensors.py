@@ -187,6 +187,11 @@ def shown(text: object) -> str:
     return one_line(whole[:LONGEST_SHOWN]) + ("..." if len(whole) > LONGEST_SHOWN else "")
 
 
+def quoted(path: Path) -> str:
+    """Return a path as a message names it."""
+    return f"'{one_line(path)}'"
+
+
 def checked_shape(shape: object) -> tuple[int, ...]:
     """Return a declared shape if it is one.
 
