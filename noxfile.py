@@ -96,6 +96,16 @@ def capture(session: nox.Session) -> None:
 
 
 @nox.session
+def checkpoints(session: nox.Session) -> None:
+    """Convert generated files of the seven public checkpoints at full size there and back: needs 5 GB, and deletes it.
+
+    Arguments go to the benchmark: names, --form, --dtype, --folder.
+    """
+    install(session)
+    session.run("python", "benchmarks/checkpoints.py", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Open the pages in headless Chromium: console, network, filters, sorting, axe-core. Arguments go to pytest.
 

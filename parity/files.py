@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
+from zlib import crc32
 
 from parity.errors import OutputError
 
@@ -46,7 +47,7 @@ def staged_file(path: Path, remedy: str, make_folder: bool = False) -> Iterator[
     Raises:
         OutputError: It cannot be written.
     """
-    staged = path.parent / f".parity-{os.getpid()}-staged"
+    staged = path.parent / f".parity-{os.getpid()}-{crc32(os.fsencode(path.name)):08x}-staged"
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -97,12 +97,13 @@ def convert(
         beside: dict[str, Tensor] = dict(constants) if keep_constants and layout == "mlx" else {}
         _require_free(checkpoint, out, bool(beside), force)
         _require_room(out, [*tensors.values(), *beside.values()])
-        _write(out, layout, tensors, checkpoint, lambda name: on_tensor(name, len(tensors)))
-        if beside:
-            with staged_file(constants_path(out), _REMEDY) as file:
-                write_safetensors(file, beside, _METADATA["torch"], lambda _: None)
-        record = _record(checkpoint, layout, lost)
-        write_whole(record_path(out), record.text(), _REMEDY)
+        with staged_file(out, _REMEDY) as file:
+            _write(file, out.suffix, layout, tensors, checkpoint.ties, lambda name: on_tensor(name, len(tensors)))
+            if beside:
+                with staged_file(constants_path(out), _REMEDY) as other:
+                    write_safetensors(other, beside, _METADATA["torch"], lambda _: None)
+            # Before `out` is put in its place, so that it never stands there without its configuration.
+            write_whole(record_path(out), _record(checkpoint, layout, lost).text(), _REMEDY)
     return Conversion(
         out,
         record_path(out),
@@ -238,12 +239,16 @@ def _require_room(out: Path, tensors: list[Tensor]) -> None:
 
 
 def _write(
-    out: Path, layout: Layout, tensors: Mapping[str, Tensor], checkpoint: Checkpoint, on_tensor: Callable[[str], None]
+    file: IO[bytes],
+    suffix: str,
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    ties: Mapping[str, str],
+    on_tensor: Callable[[str], None],
 ) -> None:
-    with staged_file(out, _REMEDY) as file:
-        if out.suffix == ".npz":
-            write_npz(file, tensors, on_tensor)
-        elif out.suffix == ".safetensors":
-            write_safetensors(file, tensors, _METADATA[layout], on_tensor)
-        else:
-            write_torch(file, tensors, checkpoint.ties, on_tensor)
+    if suffix == ".npz":
+        write_npz(file, tensors, on_tensor)
+    elif suffix == ".safetensors":
+        write_safetensors(file, tensors, _METADATA[layout], on_tensor)
+    else:
+        write_torch(file, tensors, ties, on_tensor)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, cast
 
 from parity.checkpoint.dtypes import BY_STORAGE, BY_TORCH, Dtype
-from parity.checkpoint.tensors import checked_shape, shown
+from parity.checkpoint.tensors import File, checked_shape, shown
 from parity.errors import CheckpointError
 
 MAX_OPERATIONS: Final = 500_000
@@ -73,7 +73,48 @@ class PickledTensor:
     strides: tuple[int, ...]
 
 
-def read_pickle(stream: BinaryIO) -> Any:
+class Stream:
+    """Part of a file, from `start` to `end`, as `pickletools` reads it: a piece at a time, never beyond the end."""
+
+    def __init__(self, file: File, start: int, end: int) -> None:
+        self._file, self._end = file, end
+        self._place = self._block_start = start
+        self._block = b""
+
+    def tell(self) -> int:
+        """Return the byte of the file that is read next."""
+        return self._place
+
+    def read(self, count: int) -> bytes:
+        """Return `count` bytes, or as many as are left."""
+        found = self._next(min(count, self._end - self._place))
+        self._place += len(found)
+        return found
+
+    def readline(self) -> bytes:
+        """Return what is left of a line, its end included."""
+        parts = []
+        while part := self._next(min(_BLOCK, self._end - self._place)):
+            end = part.find(b"\n") + 1
+            parts.append(part[:end] if end else part)
+            self._place += len(parts[-1])
+            if end:
+                break
+        return b"".join(parts)
+
+    def _next(self, count: int) -> bytes:
+        """Return the next `count` bytes and stay there."""
+        at = self._place - self._block_start
+        if at + count > len(self._block):
+            self._block_start, at = self._place, 0
+            self._block = self._file.read(self._place, min(max(count, _BLOCK), self._end - self._place))
+        return self._block[at : at + count]
+
+
+_BLOCK: Final = 2**16
+
+
+def read_pickle(stream: Stream) -> Any:
     """Read the pickle that starts where `stream` stands, and leave it behind the pickle's end.
 
     Returns:
@@ -84,7 +125,7 @@ def read_pickle(stream: BinaryIO) -> Any:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("Any", stream))):
             if count >= MAX_OPERATIONS:
                 raise CheckpointError(f"the pickle has more than {MAX_OPERATIONS} operations")
             machine.step(opcode.name, argument)

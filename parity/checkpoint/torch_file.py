@@ -5,13 +5,12 @@ Source: torch/serialization.py, `_save` and `_legacy_save`; torch/csrc/jit/seria
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from parity.checkpoint.archive import Member
-from parity.checkpoint.pickled import Entries, Opaque, PickledTensor, read_pickle
+from parity.checkpoint.pickled import Entries, Opaque, PickledTensor, Stream, read_pickle
 from parity.checkpoint.tensors import File, LazyTensor, shown
 from parity.errors import CheckpointError
 
@@ -58,7 +57,7 @@ def read_zip(file: File, members: Mapping[str, Member]) -> StateDict:
     member = members[pickle_name]
     if member.size > MAX_PICKLE:
         raise CheckpointError(f"the pickle has {member.size} bytes; {MAX_PICKLE} are allowed")
-    found = read_pickle(io.BytesIO(file.read(member.offset, member.size)))
+    found = read_pickle(Stream(file, member.offset, member.offset + member.size))
     places = {
         name.removeprefix(f"{folder}data/"): _Place(member.offset, member.size)
         for name, member in members.items()
@@ -82,7 +81,7 @@ def read_legacy(file: File) -> StateDict:
     Raises:
         CheckpointError: It is no such file, broken, cut, or holds no state dict.
     """
-    stream = io.BytesIO(file.read(0, min(file.size, MAX_PICKLE)))
+    stream = Stream(file, 0, min(file.size, MAX_PICKLE))
     if read_pickle(stream) != _MAGIC:
         raise CheckpointError(
             "is a pickle that torch.save did not write; only tensors can be read, save a state dict with torch.save"

@@ -29,6 +29,19 @@ TINY: Final = ModelConfig(
     long_conv_l_max=16,
     hyena_filter_order=12,
 )
+PEAK: Final = """
+import resource, sys
+from pathlib import Path
+def peak():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss, which on Linux begins at the size of the process that started this one.
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+"""
+"""Source of a function that returns the peak resident size of its process in bytes."""
+
 HEADS: Final[tuple[Head, ...]] = (MASKED_LM, CLASSIFICATION)
 
 FILE_NAMES: Final[Mapping[Form, str]] = {

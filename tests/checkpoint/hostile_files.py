@@ -228,9 +228,8 @@ def legacy_payload(folder: Path) -> Path:
 
 def payload_beside_a_model(folder: Path) -> Path:
     """A Composer file whose callbacks would run code, and whose model lacks a tensor."""
-    state_dict = {
-        f"model.{name}": torch.zeros(shape) for name, shape in state_shapes(MASKED_LM, TINY).items() if name != WORDS
-    }
+    shapes = {name: shape for name, shape in state_shapes(MASKED_LM, TINY).items() if name not in (WORDS, DECODER)}
+    state_dict = {f"model.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     torch.save({"state": {"model": state_dict, "callbacks": Payload()}}, folder / "hostile.pt")
     return folder / "hostile.pt"
 
