@@ -6,7 +6,6 @@ Source: as for the readers; torch's own reader takes the archives of `write_torc
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
@@ -118,11 +117,10 @@ def write_torch_legacy(
 ) -> None:
     """Write what torch.save wrote before PyTorch 1.6: pickles, then the storages. Arguments as `write_torch`."""
     keys = _storage_keys(tensors, ties)
-    sizes = {"short": 2, "int": 4, "long": 4}
-    for value in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}):
-        file.write(pickle.dumps(value, protocol=2))
+    system = b"}" + _text("protocol_version") + _integer(1001) + b"s" + _text("little_endian") + b"\x88s"
+    file.write(_pickled(_integer(0x1950A86A20F9469CFC6C)) + _pickled(_integer(1001)) + _pickled(system))
     file.write(_state_pickle(tensors, ties, keys, wrapping, view=b"N"))
-    file.write(pickle.dumps(list(keys.values()), protocol=2))
+    file.write(_pickled(b"](" + b"".join(map(_text, keys.values())) + b"e"))
     for name, tensor in tensors.items():
         if name in keys:
             file.write(_stored_count(tensor).to_bytes(8, "little"))
@@ -155,7 +153,7 @@ def _state_pickle(
     inner = _NEW_ORDERED_DICT + b"(" + entries + b"u"
     for key in reversed(tuple(wrapping)):
         inner = b"}" + _text(key) + inner + b"s"
-    return b"\x80\x02" + inner + b"."
+    return _pickled(inner)
 
 
 def _tensor(tensor: Tensor, key: str, view: bytes) -> bytes:
@@ -166,6 +164,10 @@ def _tensor(tensor: Tensor, key: str, view: bytes) -> bytes:
     if dtype.storage:
         return _name("torch._utils", "_rebuild_tensor_v2") + b"(" + place + window + b"tR"
     return _name("torch._utils", "_rebuild_tensor_v3") + b"(" + place + window + _name("torch", dtype.torch) + b"tR"
+
+
+def _pickled(value: bytes) -> bytes:
+    return b"\x80\x02" + value + b"."
 
 
 def _name(module: str, name: str) -> bytes:
@@ -183,7 +185,8 @@ def _text(text: str) -> bytes:
 def _integer(value: int) -> bytes:
     if value < 2**31:
         return b"J" + value.to_bytes(4, "little")
-    return b"\x8a\x09" + value.to_bytes(9, "little")
+    size = value.bit_length() // 8 + 1  # with a bit for the sign
+    return b"\x8a" + size.to_bytes(1) + value.to_bytes(size, "little")
 
 
 def _lengths(lengths: Iterable[int]) -> bytes:
