@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from parity.errors import CheckpointError, ConfigError, NoTensorsError
+from parity.checkpoint_options import (
+    ConfigOption,
+    FileArgument,
+    JsonOption,
+    SetOption,
+    or_empty,
+    published_of,
+    settings_of,
+)
+from parity.errors import CheckpointError
 from parity.plain import json_text, one_line
 from parity.terminal import progress_bar
 
@@ -52,33 +61,8 @@ class DtypeChoice(StrEnum):
     F64 = "F64"
 
 
-FileArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE", help="A .pt or .bin of torch.save, .safetensors, .npz, or the index.json of several files."
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A value that names and shapes do not say: `--set hyena_w_mod=14`. Repeat it.",
-    ),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="JSON",
-        help="A published configuration, such as config.json: of it, only what names and shapes do not say is taken.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
-    """Add the commands `checkpoint ...` to `app`; `guarded` turns a user's mistake into one line and status 2."""
+def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> typer.Typer:
+    """Add the commands `checkpoint ...` to `app` and return them; `guarded` turns a user's mistake into one line."""
     commands = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=_HELP)
     app.add_typer(commands, name="checkpoint")
 
@@ -102,7 +86,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         if it holds no tensor.
         """
         raise typer.Exit(
-            guarded(lambda: _or_empty(lambda: _inspect(file, settings or [], config, as_json)), "nothing was judged")
+            guarded(lambda: or_empty(lambda: _inspect(file, settings or [], config, as_json)), "nothing was judged")
         )
 
     @commands.command()
@@ -146,7 +130,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         layout = None if to is None else to.value
         raise typer.Exit(
             guarded(
-                lambda: _or_empty(
+                lambda: or_empty(
                     lambda: _convert(file, out, layout, settings or [], config, keep_constants, force, as_json)
                 ),
                 "nothing was written",
@@ -176,45 +160,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
             )
         )
 
-
-def settings_of(settings: list[str]) -> dict[str, Any]:
-    """Return the values of `--set KEY=VALUE`, each as JSON reads it, else as a text.
-
-    Raises:
-        ConfigError: One has no `=`, or a key stands there twice.
-    """
-    found: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key or key in found:
-            raise ConfigError(f"--set takes KEY=VALUE, each key once; got {setting!r}")
-        try:
-            found[key] = json.loads(text)
-        except ValueError:
-            found[key] = text
-    return found
-
-
-def published_of(path: Path | None) -> dict[str, Any]:
-    """Return the object in a published configuration; {} if none is named.
-
-    Raises:
-        CheckpointError: It cannot be read, or is no JSON object.
-    """
-    if path is None:
-        return {}
-    from parity.checkpoint.record import read_configuration
-
-    return read_configuration(path)
-
-
-def _or_empty(command: Callable[[], int]) -> int:
-    """Run a command; a checkpoint without a tensor becomes one line and status 3."""
-    try:
-        return command()
-    except NoTensorsError as error:
-        sys.stderr.write(f"parity: {error}\n")
-        return 3
+    return commands
 
 
 def _inspect(path: Path, settings: list[str], config: Path | None, as_json: bool) -> int:

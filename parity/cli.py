@@ -34,6 +34,8 @@ from parity import (
     pages_command,
     replay_command,
     trace_command,
+    use_command,
+    verify_command,
     zoo_command,
 )
 from parity.errors import CaseError, ParityError
@@ -597,7 +599,9 @@ baseline_command.register(app, _guarded)
 gate_command.register(app, _guarded)
 history_command.register(app, _guarded)
 pages_command.register(app, _guarded)
-checkpoint_command.register(app, _guarded)
+checkpoints = checkpoint_command.register(app, _guarded)
+verify_command.register(checkpoints, _guarded)
+use_command.register(app, checkpoints, _guarded)
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,7 @@ No code of a file is ever run, and nothing is read before it is asked for:
 from __future__ import annotations
 
 from parity.checkpoint.convert import Conversion, convert
+from parity.checkpoint.extend import extend
 from parity.checkpoint.generate import generate, generated_state
 from parity.checkpoint.inference import Assumed, Inferred, infer
 from parity.checkpoint.model import Checkpoint, SetAside, open_checkpoint, read_checkpoint, require_whole
@@ -28,6 +29,7 @@ __all__ = [
     "PublicCheckpoint",
     "SetAside",
     "convert",
+    "extend",
     "generate",
     "generated_state",
     "infer",

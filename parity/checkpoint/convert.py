@@ -91,14 +91,16 @@ def convert(
     with ExitStack() as open_files:
         checkpoint = open_files.enter_context(open_checkpoint(path, overrides, published))
         layout: Layout = to or ("torch" if checkpoint.layout == "mlx" else "mlx")
-        _require_suffix(layout, out)
+        require_suffix(layout, out)
         constants = _constants(checkpoint, path, open_files)
         tensors, lost = _tensors(checkpoint, layout, constants)
         beside: dict[str, Tensor] = dict(constants) if keep_constants and layout == "mlx" else {}
-        _require_free(checkpoint, out, bool(beside), force)
-        _require_room(out, [*tensors.values(), *beside.values()])
+        require_free(checkpoint, out, bool(beside), force)
+        require_room(out, [*tensors.values(), *beside.values()])
         with staged_file(out, _REMEDY) as file:
-            _write(file, out.suffix, layout, tensors, checkpoint.ties, lambda name: on_tensor(name, len(tensors)))
+            write_tensors(
+                file, out.suffix, layout, tensors, checkpoint.ties, lambda name: on_tensor(name, len(tensors))
+            )
             if beside:
                 with staged_file(constants_path(out), _REMEDY) as other:
                     write_safetensors(other, beside, _METADATA["torch"], lambda _: None)
@@ -132,7 +134,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class _Finite:
+class Finite:
     """A tensor that refuses to be written if it holds NaN or infinity."""
 
     name: str
@@ -140,13 +142,16 @@ class _Finite:
 
     @property
     def dtype(self) -> Dtype:
+        """Kind of its numbers."""
         return self.tensor.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Lengths of its axes."""
         return self.tensor.shape
 
     def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes, or raise `CheckpointError`."""
         mask = self.dtype.exponent
         for chunk in self.tensor.chunks():
             if mask and bool(np.any((np.frombuffer(chunk, self.dtype.bits) & mask) == mask)):
@@ -159,12 +164,12 @@ def _tensors(
 ) -> tuple[dict[str, Tensor], tuple[Noted, ...]]:
     """Return what is written by name, and what is not."""
     if layout == "mlx":
-        stored = {port_name(name): _Finite(name, move_axes(name, one)) for name, one in checkpoint.stored.items()}
+        stored = {port_name(name): Finite(name, move_axes(name, one)) for name, one in checkpoint.stored.items()}
         aside = tuple(
             Noted(one.name, one.tensor.dtype.name, one.tensor.shape, one.reason) for one in checkpoint.set_aside
         )
         return dict(stored), aside or _still_aside(checkpoint, {})
-    whole: dict[str, Tensor] = {name: _Finite(name, one) for name, one in checkpoint.tensors.items()}
+    whole: dict[str, Tensor] = {name: Finite(name, one) for name, one in checkpoint.tensors.items()}
     whole |= constants
     if POSITION_IDS not in whole and (count := _count(checkpoint)) is not None:
         whole[POSITION_IDS] = count
@@ -212,14 +217,16 @@ def _record(checkpoint: Checkpoint, layout: Layout, lost: tuple[Noted, ...]) -> 
     return Record(checkpoint.head, layout, config, assumed, lost)
 
 
-def _require_suffix(layout: Layout, out: Path) -> None:
+def require_suffix(layout: Layout, out: Path) -> None:
+    """Require that a file's ending names a format of the layout, or raise `OutputError`."""
     if out.suffix not in SUFFIXES[layout]:
         raise OutputError(
             f"{quoted(out)} has no ending of a checkpoint for {layout}; allowed: {', '.join(SUFFIXES[layout])}"
         )
 
 
-def _require_free(checkpoint: Checkpoint, out: Path, constants: bool, force: bool) -> None:
+def require_free(checkpoint: Checkpoint, out: Path, constants: bool, force: bool) -> None:
+    """Require that nothing but what may be replaced is where files are to stand, or raise `OutputError`."""
     outputs = [out, record_path(out), *([constants_path(out)] if constants else [])]
     for place in outputs:
         if any(file.same_as(place) for file in checkpoint.file.files):
@@ -228,7 +235,8 @@ def _require_free(checkpoint: Checkpoint, out: Path, constants: bool, force: boo
             raise OutputError(f"{quoted(place)} is there already; choose another OUT, or --force replaces it")
 
 
-def _require_room(out: Path, tensors: list[Tensor]) -> None:
+def require_room(out: Path, tensors: list[Tensor]) -> None:
+    """Require that the disk has room for tensors, or raise `OutputError`."""
     needed = sum(map(byte_count, tensors))
     try:
         free = shutil.disk_usage(out.parent).free
@@ -238,7 +246,7 @@ def _require_room(out: Path, tensors: list[Tensor]) -> None:
         raise OutputError(f"{quoted(out)} takes {needed} bytes, and {free} are free; choose another disk")
 
 
-def _write(
+def write_tensors(
     file: IO[bytes],
     suffix: str,
     layout: Layout,
@@ -246,6 +254,7 @@ def _write(
     ties: Mapping[str, str],
     on_tensor: Callable[[str], None],
 ) -> None:
+    """Write tensors in the format that an ending names."""
     if suffix == ".npz":
         write_npz(file, tensors, on_tensor)
     elif suffix == ".safetensors":
