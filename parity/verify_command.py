@@ -248,18 +248,19 @@ def _print(checkpoint: Checkpoint, found: Verification, profile: str, blas: str,
 
 def _print_rung(line: Callable[[str], None], result: RungResult, tokens: Tokens, depth: int) -> None:
     table = result.table
-    where = "" if result.answers is not None else f", the first {result.layers} layers alone"
-    line(f"{table.rung}{where}: error on the reference's inputs, its own there, of allowed; inherited; given out")
+    where = "" if result.answers is not None else f", up to layer {result.layers - 1}"
     verdicts = [(row, table.verdict(row)) for row in table.rows]
     shown = [it for it in verdicts if _inside(it[0].module) <= depth or it[1] in ("culprit", "wiring")]
     width = max((len(row.module) for row, _ in shown), default=0)
+    line(f"{table.rung}{where}:")
+    line(f"  {'':{width}}  own error  reference's  of allowed  inherited  given out")
     for row, verdict in shown:
         own = result.own.get(row.module)
         base = "-" if own is None else f"{own:.1e}"
         mark = f"  <-- {verdict}" if verdict in ("culprit", "wiring") else ""
         line(
-            f"  {row.module:{width}}  {row.own:.1e}  {base:>7}  {row.ratio:7.2g}  {row.inherited:.1e}  "
-            f"{row.total:.1e}{mark}"
+            f"  {row.module:{width}}  {row.own:9.1e}  {base:>11}  {row.ratio:10.2g}  {row.inherited:9.1e}  "
+            f"{row.total:9.1e}{mark}"
         )
         for note in row.notes:
             line(f"    {note}")

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("folder")
 def test_commands_print_what_the_page_says() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 5
     for command, output in BLOCKS:
         outcome = invoke(*shlex.split(command)[1:])
         assert (outcome.status, outcome.stderr) == (0, "")
@@ -82,12 +82,19 @@ print("LOADED", sorted({{"torch", "mlx", "numpy"}} & set(sys.modules)))
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ('"checkpoint"', ["inspect", "convert", "generate", "docs/checkpoints.md"]),
+        ('"checkpoint"', ["inspect", "convert", "verify", "extend", "generate", "docs/checkpoints.md"]),
         ('"checkpoint", "inspect"', ["--set", "--config", "--json", "parity checkpoint inspect epoch-70.pt"]),
         (
             '"checkpoint", "convert"',
             ["--to", "--force", "--keep-constants", "parity checkpoint convert m2.safetensors back.pt"],
         ),
+        (
+            '"checkpoint", "verify"',
+            ["--text", "--ids", "--length", "--rung", "--f64-layers", "--budget-bytes", "--mlx-blas", "Exit status 0"],
+        ),
+        ('"checkpoint", "extend"', ["--length", "--force", "wants training"]),
+        ('"embed"', ["--text", "--tokenizer", "--ids", "--budget-bytes", "--mlx-blas"]),
+        ('"fill-mask"', ["--text", "--top", "--mask-id", "Paris"]),
         ('"checkpoint", "generate"', ["--form", "--dtype", "--seed", "--constants", "m2-bert-80m"]),
     ],
 )
