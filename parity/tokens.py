@@ -38,6 +38,7 @@ class Tokens:
         masks: Positions of [MASK].
         source: Where the ids are from, in words.
         words: The word of every id of the vocabulary; empty where no tokenizer was given.
+        types: (l,) token types, zeros where it is None; only masked-language models take others.
     """
 
     ids: AnyArray
@@ -45,6 +46,7 @@ class Tokens:
     masks: tuple[int, ...]
     source: str
     words: Sequence[str] = ()
+    types: AnyArray | None = None
 
     def word(self, number: int) -> str:
         """Return the word of an id where it is known, else the id itself."""

@@ -21,13 +21,15 @@ from parity.spec.arrays import AnyArray
 _TERMS: Final = 512
 _ROWS: Final = 48
 _SEED: Final = 20_261_122
+_SAME: Final = 0.9
+"""Share of equal numbers from which two products are one library's: where operands lie in memory may change a few,
+another order of summation more than half."""
 
 
 def blas_in_effect() -> str:
-    """Return the library whose product is MLX's bit for bit, as `linkage.describe_library` labels it.
+    """Return the library whose product is MLX's, as `linkage.describe_library` labels it.
 
-    "Accelerate" on macOS. "unknown" where no library in the process gives the same bits, or several do that differ
-    in name.
+    "Accelerate" on macOS. "unknown" where no library in the process gives the same bits, or several do.
     """
     if platform.system() == "Darwin":
         return "Accelerate"
@@ -35,7 +37,7 @@ def blas_in_effect() -> str:
     x, y = (rng.standard_normal(shape, np.float32) for shape in ((_ROWS, _TERMS), (_TERMS, _ROWS)))
     with mx.stream(mx.cpu):
         made = np.array(mx.array(x) @ mx.array(y))
-    same = [path for path in _candidates() if np.array_equal(_product(path, x, y), made)]
+    same = [path for path in _candidates() if np.mean(_product(path, x, y) == made) > _SAME]
     return describe_library(same[0], vendor_of(same[0])) if len(same) == 1 else "unknown"
 
 

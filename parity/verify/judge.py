@@ -226,10 +226,9 @@ class Judge:
         module = self.reference.exact[call.module]
         if type(module).__name__ not in LINEAR or len(call.inputs) != 1:
             return None
-        x, weight = next(iter(call.inputs.values())).double(), module.get_parameter("weight")
-        terms = weight.shape[-1]
-        rows, columns = x.square().sum(-1), weight.square().sum(-1)
-        scale = self.rung.u * math.sqrt(terms)
+        x, weight = next(iter(call.inputs.values())), module.get_parameter("weight")
+        rows, columns = (torch.linalg.vector_norm(one, dim=-1).double().square() for one in (x, weight))
+        scale = self.rung.u * math.sqrt(weight.shape[-1])
         # Of a block-diagonal layer a block sees a part of each row: the whole row's norm bounds it.
         return Natural(
             constant("matmul_rms") * scale * math.sqrt(float(rows.mean()) * float(columns.mean())),

@@ -92,7 +92,8 @@ class RungResult:
     @property
     def wiring(self) -> str:
         """In words, that the modules agree and the answers do not; else empty."""
-        if self.answers is None or self.answers.ratio <= 1 or self.table.culprits:
+        alone = self.table.unpaired_reference or self.table.unpaired_port
+        if self.answers is None or self.answers.ratio <= 1 or self.table.culprits or alone:
             return ""
         return (
             f"every module agrees, and the answers differ by {self.answers.port:.2g}, {self.answers.ratio:.3g} times "
@@ -223,20 +224,25 @@ class _Pass:
             TrueTransforms(),
             capture_torch(self.reference.model, on_call, on_enter=self._entered_reference),
         ):
-            self.outputs["reference"] = self._forward(self.reference.model, ids, kept)
+            self.outputs["reference"] = self._forward(self.reference.model, ids, self._types, kept)
 
     def _mlx(self, on_call: OnCall) -> None:
         ids = mx.array(self.tokens.ids.astype(np.int32))[None]
         kept = mx.array(self.tokens.kept.astype(np.int32))[None]
         with capture_mlx(self.port.model, on_call, on_enter=self._entered_port, evaluate=True):
-            self.outputs["port"] = self._forward(self.port.model, ids, kept)
+            types = None if self._types is None else mx.array(self._types.numpy().astype(np.int32))
+            self.outputs["port"] = self._forward(self.port.model, ids, types, kept)
 
-    def _forward(self, model: Any, ids: Any, kept: Any) -> dict[str, Any]:
+    @property
+    def _types(self) -> torch.Tensor | None:
+        return None if self.tokens.types is None else torch.from_numpy(self.tokens.types)[None]
+
+    def _forward(self, model: Any, ids: Any, types: Any, kept: Any) -> dict[str, Any]:
         """Run a model of either side as far as the pass goes; the head of logits at some positions alone."""
         if not self.whole:
-            return {"hidden": model.bert(ids)}
+            return {"hidden": model.bert(ids, types)}
         if self.checkpoint.head == MASKED_LM:
-            hidden = model.bert(ids)
+            hidden = model.bert(ids, types)
             return {"hidden": hidden, "logits": model.cls(hidden[:, self.positions])}
         return dict(model(ids, kept))
 
@@ -273,7 +279,7 @@ class _Pass:
         name, module = call.module, self.reference.exact[call.module]
         with torch.no_grad(), TrueTransforms():
             if name == EMBEDDINGS:
-                self.exact["hidden"] = module(torch.from_numpy(self.tokens.ids)[None])
+                self.exact["hidden"] = module(torch.from_numpy(self.tokens.ids)[None], self._types)
             elif name == MASKED_LM_HEAD:
                 self.exact["logits"] = module(self.exact["hidden"][:, self.positions])
             elif name == "bert.pooler":
