@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def _tokenized(text: str, place: Path | None) -> tuple[list[int], Sequence[str],
 
 def _tokenizer(place: Path) -> Any:
     try:
-        import tokenizers
+        library: Any = importlib.import_module("tokenizers")
     except ImportError:
         raise CaseError("--text needs the library tokenizers: pip install 'mlx-parity[text]'; or give --ids") from None
     named = [place] if place.is_file() else [place / "tokenizer.json", place / "vocab.txt"]
@@ -182,7 +183,7 @@ def _tokenizer(place: Path) -> Any:
         raise CaseError(f"--tokenizer {one_line(place)!r} has neither tokenizer.json nor vocab.txt")
     try:
         if path.suffix == ".json":
-            return tokenizers.Tokenizer.from_file(str(path))
-        return tokenizers.BertWordPieceTokenizer(str(path), lowercase=True)
+            return library.Tokenizer.from_file(str(path))
+        return library.BertWordPieceTokenizer(str(path), lowercase=True)
     except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
         raise CaseError(f"--tokenizer {one_line(path)!r} cannot be read: {one_line(error)}") from None
