@@ -16,7 +16,7 @@ from harness_pieces import invoke
 from safetensors.numpy import load_file
 from verify_faults import FAULTS, LAYER, Fault
 
-import parity.verify.verify
+import parity.verify.judge
 from mlx_impl.ops import Ops
 from mlx_impl.weights import parameters
 from parity.checkpoint import open_checkpoint
@@ -28,8 +28,8 @@ from parity.spec.profile import CANONICAL, load_profile
 from parity.tokens import Tokens, tokens_of
 from parity.verify import Verification, verify
 from parity.verify.judge import distance
-from parity.verify.parts import Port, Reference, parts_of
-from parity.verify.verify import _Pass
+from parity.verify.parts import Port, Reference, parts_of, read_part
+from parity.verify.passes import _Pass
 
 GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "masked_lm_0.safetensors"
 
@@ -148,9 +148,7 @@ def test_a_planted_fault_is_blamed_on_its_place(name: str, monkeypatch: pytest.M
 def test_swapped_layers_are_blamed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Port.fill
     with open_checkpoint(TINY_CHECKPOINT) as checkpoint:
-        layers = {
-            number: parity.verify.verify.read_part(checkpoint, f"bert.encoder.layer.{number}") for number in (0, 1)
-        }
+        layers = {number: read_part(checkpoint, f"bert.encoder.layer.{number}") for number in (0, 1)}
 
     def fill(self: Port, state: Mapping[str, AnyArray], ties: Mapping[str, str]) -> None:
         place = next((n for n in (0, 1) if next(iter(state)).startswith(f"bert.encoder.layer.{n}.")), None)
