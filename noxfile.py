@@ -117,6 +117,26 @@ def capture(session: nox.Session) -> None:
 
 
 @nox.session
+def checkpoints(session: nox.Session) -> None:
+    """Convert generated files of the seven public checkpoints at full size there and back: needs 5 GB, and deletes it.
+
+    Arguments go to the benchmark: names, --form, --dtype, --folder.
+    """
+    install(session)
+    session.run("python", "benchmarks/checkpoints.py", *session.posargs)
+
+
+@nox.session
+def verification(session: nox.Session) -> None:
+    """Verify generated files of public checkpoints at full size, to 32,768 positions: needs 4 GB, and deletes it.
+
+    Arguments go to the benchmark: runs such as 80m@128, --folder, --csv, --mlx-blas.
+    """
+    install(session)
+    session.run("python", "benchmarks/verification.py", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Open the pages in headless Chromium: console, network, filters, sorting, axe-core. Arguments go to pytest.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import mlx.core as mx
 from mlx import nn
 
@@ -35,13 +37,16 @@ def fftconv(
     `freq`: rfft(k) + conj(rfft(k_rev)), so that k_rev[0] acts at lag 0. `avg` halves the combined kernel.
     Inputs of sixteen bits are widened to float32 and the result is rounded back to u's dtype.
 
+    Channels do not meet, so `ops.budget_bytes` may have them computed some at a time: each batch is evaluated before
+    the next begins, and the bits do not depend on it. Evaluation cannot happen inside `mx.compile` or `mx.vmap`.
+
     Args:
         u: (b, d, l).
         k: (d, l), or (d, 2l) for a kernel that already holds both directions.
         D: (d,) or (1, d, 1).
         k_rev: (d, l), or None.
         profile: Its `bidir_space` and `bidir_combine` say how the two kernels meet.
-        ops: Primitives.
+        ops: Primitives, and how much memory the transforms may take.
 
     Returns:
         (b, d, l) in u's dtype.
@@ -53,14 +58,50 @@ def fftconv(
     """
     ops = ops or Ops(profile)
     l = u.shape[-1]
-    n = fft_length(l)
     u_wide, k, D = widen(u), widen(k), widen(D).reshape(1, -1, 1)
     _check_lengths(l, k, k_rev)
+    k_rev = None if k_rev is None else widen(k_rev)
+    channels = u.shape[1]
+    step = channels_at_once(u.shape[0], l, u_wide.itemsize, ops.budget_bytes)
+    if step is None or step >= channels:
+        return _convolved(u_wide, k, D, k_rev, profile, ops).astype(u.dtype)
+    parts = []
+    for start in range(0, channels, step):
+        cut = slice(start, start + step)
+        rev = None if k_rev is None else k_rev[cut]
+        parts.append(_convolved(u_wide[:, cut], k[cut], D[:, cut], rev, profile, ops).astype(u.dtype))
+        mx.eval(parts[-1])
+    return mx.concatenate(parts, axis=1)
+
+
+BUFFERS: Final = 4
+"""Buffers of n numbers that a row of a transform needs: padded, spectrum, product, inverse; a kernel's as many."""
+
+
+def channels_at_once(b: int, l: int, itemsize: int, budget_bytes: int | None) -> int | None:
+    """Return how many channels of (b, d, l) are transformed at once under a budget, at least 1; None without one.
+
+    A channel takes b + 1 rows, the inputs and the kernel, of `BUFFERS` times n = 2l numbers.
+
+    Example:
+        >>> channels_at_once(1, 32768, 4, 2**28)
+        128
+    """
+    if budget_bytes is None:
+        return None
+    return max(1, budget_bytes // ((b + 1) * BUFFERS * fft_length(l) * itemsize))
+
+
+def _convolved(
+    u: mx.array, k: mx.array, D: mx.array, k_rev: mx.array | None, profile: HyperProfile, ops: Ops
+) -> mx.array:
+    """Convolve u (b, d, l) with kernels (d, l) of its own precision, and add the skip term."""
+    l = u.shape[-1]
+    n = fft_length(l)
     scales = ops.fft_scales
-    k_f = ops.rfft(k, n, scales.kernel) if k_rev is None else _both_directions(k, widen(k_rev), n, profile, ops)
-    product = ops.spectrum_product(ops.rfft(u_wide, n, scales.signal), k_f)
-    y = ops.irfft(product, n, scales.inverse)[..., :l]
-    return (y + skip_term(u_wide, D)).astype(u.dtype)
+    k_f = ops.rfft(k, n, scales.kernel) if k_rev is None else _both_directions(k, k_rev, n, profile, ops)
+    product = ops.spectrum_product(ops.rfft(u, n, scales.signal), k_f)
+    return ops.irfft(product, n, scales.inverse)[..., :l] + skip_term(u, D)
 
 
 def _both_directions(k: mx.array, k_rev: mx.array, n: int, profile: HyperProfile, ops: Ops) -> Spectrum:

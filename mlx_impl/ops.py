@@ -90,14 +90,22 @@ class Ops:
     Args:
         profile: Its numeric knobs choose among kernels.
         library: The arithmetic; MLX's own by default.
+        budget_bytes: What the transforms of a long convolution may hold at once: as many channels as fit, at least one,
+            are computed and evaluated before the next, with the same bits. None takes all channels together.
 
     Raises:
         NotImplementedYetError: The profile names a kernel that does not exist yet.
+        ValueError: The budget is below one byte.
     """
 
-    def __init__(self, profile: HyperProfile = CANONICAL, library: Library | None = None) -> None:
+    def __init__(
+        self, profile: HyperProfile = CANONICAL, library: Library | None = None, budget_bytes: int | None = None
+    ) -> None:
         require_built(profile)
+        if budget_bytes is not None and budget_bytes < 1:
+            raise ValueError(f"budget_bytes must be at least 1, or None for no bound; got {budget_bytes}")
         self.profile = profile
+        self.budget_bytes = budget_bytes
         self.library = library or Library()
         self._blockdiag = ordered.blockdiag if profile.strict_kernels else BLOCKDIAG_KERNELS[profile.blockdiag_impl]
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from parity import (
     attribution_command,
     baseline_command,
+    checkpoint_command,
     extremes_command,
     gate_command,
     history_command,
@@ -33,6 +34,8 @@ from parity import (
     pages_command,
     replay_command,
     trace_command,
+    use_command,
+    verify_command,
     zoo_command,
 )
 from parity.errors import CaseError, ParityError
@@ -605,6 +608,9 @@ baseline_command.register(app, _guarded)
 gate_command.register(app, _guarded)
 history_command.register(app, _guarded)
 pages_command.register(app, _guarded)
+checkpoints = checkpoint_command.register(app, _guarded)
+verify_command.register(checkpoints, _guarded)
+use_command.register(app, checkpoints, _guarded)
 
 if __name__ == "__main__":
     main()

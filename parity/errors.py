@@ -8,6 +8,8 @@ ParityError                 every mistake that the command line answers with one
 ├── CaseError               a case that cannot be built from its description
 ├── TargetError             a target that no suite knows, or a file or module that holds no pair
 ├── GoldenError             a golden file that cannot be read or understood
+├── CheckpointError         a checkpoint that cannot be opened safely, or is no model that is known
+│   └── NoTensorsError      one that can be read, and holds no tensor
 ├── OutputError             a report folder that cannot be written
 ├── JournalError            a journal of finished work that is of other code or arguments, or cannot be read
 │   ├── CalibrationError    that of a calibration
@@ -57,6 +59,14 @@ class TargetError(ParityError):
 
 class GoldenError(ParityError):
     """A golden file cannot be read, or describes something that is not known."""
+
+
+class CheckpointError(ParityError):
+    """A checkpoint cannot be read without risk, is not what it declares, or is no whole model."""
+
+
+class NoTensorsError(CheckpointError):
+    """A checkpoint can be read, and holds no tensor."""
 
 
 class OutputError(ParityError):

@@ -49,7 +49,7 @@ def mlx_blas() -> tuple[str, ...]:
         case "Darwin":
             return ("Accelerate",)
         case "Linux":
-            return tuple(sorted({describe_library(path, _vendor(path)) for path in _providers()}))
+            return tuple(sorted({describe_library(path, vendor_of(path)) for path in _providers()}))
         case _:
             return ()
 
@@ -70,11 +70,12 @@ def _providers() -> set[Path]:
     process = ctypes.CDLL(None)
     # RTLD_NOLOAD: a handle on the extension that is already in the process, never a second copy.
     extension = ctypes.CDLL(mlx.core.__file__, mode=os.RTLD_NOLOAD)
-    found = (_provider(process, symbol) or _provider(extension, symbol) for symbol in _SYMBOLS)
+    found = (provider(process, symbol) or provider(extension, symbol) for symbol in _SYMBOLS)
     return {path for path in found if path is not None}
 
 
-def _provider(scope: ctypes.CDLL, symbol: str) -> Path | None:
+def provider(scope: ctypes.CDLL, symbol: str) -> Path | None:
+    """Return the library that a name leads to in a scope, None where it leads nowhere."""
     if not hasattr(scope, symbol):
         return None
     information = _SymbolInfo()
@@ -84,6 +85,7 @@ def _provider(scope: ctypes.CDLL, symbol: str) -> Path | None:
     return Path(os.fsdecode(information.file_name)).resolve()
 
 
-def _vendor(path: Path) -> str | None:
+def vendor_of(path: Path) -> str | None:
+    """Return who made a library that is loaded, None when it exports none of the names that tell."""
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD)
     return next((vendor for symbol, vendor in _VENDOR_SYMBOLS.items() if hasattr(library, symbol)), None)

@@ -19,12 +19,13 @@ PACKAGES: Final = ("reference_torch", "mlx_impl", "parity")
 SETTINGS: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 
 CONTRACTS: Final[dict[str, Any]] = {contract["name"]: contract for contract in SETTINGS["importlinter"]["contracts"]}
-LAYERED, REFERENCE, PORT, NUMBERS, BUNDLE, REFERENCE_SIDE, PORT_SIDE, HARNESS = (
+LAYERED, REFERENCE, PORT, NUMBERS, BUNDLE, CHECKPOINT, REFERENCE_SIDE, PORT_SIDE, HARNESS = (
     "A module imports only from the layers beneath its own",
     "The reference knows no MLX",
     "The port computes with MLX alone",
     "Specification, measures, tolerances, cases and pages know no framework",
     "A bundle is read without a framework",
+    "A checkpoint is read and written without torch and pickle",
     "The reference's side needs no MLX",
     "The port's side needs no torch",
     "The harness knows no model",
@@ -71,6 +72,8 @@ PLANTED: Final = {
     "a case imports a framework": ("parity/cases/arrays.py", "import torch", {NUMBERS}),
     "the specification imports a framework": ("parity/spec/config.py", "import mlx.core", {NUMBERS}),
     "reading a bundle imports a framework": ("parity/replay/sides.py", "import parity.environment", {BUNDLE}),
+    "a checkpoint is read by torch": ("parity/checkpoint/opening.py", "import torch", {CHECKPOINT}),
+    "a checkpoint is unpickled": ("parity/checkpoint/torch_file.py", "import pickle", {CHECKPOINT}),
     "the reference's side imports MLX": ("parity/trace/torch_hooks.py", "import mlx.core", {REFERENCE_SIDE}),
     "the port's side imports torch": ("parity/trace/mlx_calls.py", "import torch", {PORT_SIDE}),
     "an examination imports a suite": ("parity/examine.py", "from parity.suites import PAIRS", {LAYERED, HARNESS}),

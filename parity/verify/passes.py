@@ -1,0 +1,362 @@
+"""Verify a checkpoint: the reference and the port from one file, part by part, each rung a pass of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+import torch
+
+from mlx_impl.weights import checkpoint_name
+from parity.backends.true_transforms import TrueTransforms
+from parity.blame.table import BlameRow, BlameTable
+from parity.checkpoint import Checkpoint
+from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM
+from parity.spec.arrays import AnyArray, Array
+from parity.spec.precision import BY_DTYPE, RUNGS, Rung, RungName
+from parity.spec.profile import HyperProfile
+from parity.tokens import Tokens
+from parity.tolerance import constant, rounding_of
+from parity.trace.calls import Call, OnCall
+from parity.trace.mlx_capture import capture_mlx
+from parity.trace.together import Unmatched, advance_together
+from parity.trace.torch_capture import capture_torch
+from parity.verify.judge import Error, Judge, Natural, distance, numbers_of_mlx, numbers_of_torch
+from parity.verify.parts import EMBEDDINGS, MASKED_LM_HEAD, Port, Reference, part_of, parts_of, read_part
+
+HEAD_POSITIONS: Final = 64
+"""Positions at which a masked-language model's head is run: the masks first, then others evenly spread.
+
+All of 32,768 would be 4 GB of logits a side; the head treats every position by itself.
+"""
+
+TOP: Final = 5
+"""Tokens that are named at a mask."""
+
+OnRow = Callable[[str, BlameRow], object]
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The likeliest ids at one position: the reference's in float64, and the port's, likeliest first."""
+
+    position: int
+    truth: tuple[int, ...]
+    port: tuple[int, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether they are the same in the same order."""
+        return self.truth == self.port
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What comes out at the end, port and reference against float64.
+
+    Attributes:
+        port: rel L2 of the port's last output (logits, or the classifier's) from the reference's in float64.
+        reference: The same of the reference at the rung.
+        ratio: The port's over its allowance, as for a module.
+        cosine: 1 - cos of the port's embedding and the float64 one: the model's own, or the mean over positions.
+        top: At the masks of a masked-language model, or at the first positions where there are none.
+    """
+
+    port: float
+    reference: float
+    ratio: float
+    cosine: float
+    top: tuple[TopTokens, ...] = ()
+
+
+@dataclass(frozen=True)
+class RungResult:
+    """One pass.
+
+    Attributes:
+        table: Of every module; its own errors are against float64 on the reference's inputs.
+        own: By call, what the reference itself loses there; empty at f64.
+        answers: None where the pass ended before the head.
+        layers: How many layers it had.
+    """
+
+    table: BlameTable
+    own: Mapping[str, float]
+    answers: Answers | None
+    layers: int
+
+    @property
+    def wiring(self) -> str:
+        """In words, that the modules agree and the answers do not; else empty."""
+        alone = self.table.unpaired_reference or self.table.unpaired_port
+        if self.answers is None or self.answers.ratio <= 1 or self.table.culprits or alone:
+            return ""
+        return (
+            f"every module agrees, and the answers differ by {self.answers.port:.2g}, {self.answers.ratio:.3g} times "
+            "what is allowed: what is between the modules is wrong"
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether every module keeps within its allowance, and the answers do."""
+        return self.table.passed and (self.answers is None or self.answers.ratio <= 1)
+
+    def sentence(self) -> str:
+        """The verdict in one line."""
+        return self.wiring or self.table.sentence()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All passes over one checkpoint."""
+
+    tokens: Tokens
+    rungs: tuple[RungResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung passed."""
+        return bool(self.rungs) and all(result.passed for result in self.rungs)
+
+
+def verify(
+    checkpoint: Checkpoint,
+    tokens: Tokens,
+    profile: HyperProfile,
+    rungs: tuple[RungName, ...] = ("f32",),
+    f64_layers: int = 0,
+    budget_bytes: int | None = None,
+    seed: int = 0,
+    on_row: OnRow = lambda rung, row: None,
+) -> Verification:
+    """Run both models of a checkpoint on real ids and judge every module of the port.
+
+    Args:
+        checkpoint: An open checkpoint that is whole.
+        tokens: The ids.
+        profile: What both models mean, and how the port computes it.
+        rungs: Of f32, bf16 and f16, where both run.
+        f64_layers: Layers that are run in float64 besides, from the first one; the head too where that is all.
+        budget_bytes: What the transforms of the port's convolutions may hold at once.
+        seed: Of the perturbations behind a prediction.
+        on_row: Called with the rung and every row as soon as it is known.
+
+    Raises:
+        CheckpointError: A number is not finite, or cannot be read.
+    """
+    natural: dict[str, Natural] = {}
+    wanted = [rung for rung in RUNGS if rung in rungs and rung != "f64"]
+    if f64_layers and "f32" not in wanted:
+        wanted.insert(0, "f32")
+    plan = [(RUNGS[rung], checkpoint.config.num_hidden_layers) for rung in wanted]
+    if f64_layers:
+        plan.append((RUNGS["f64"], min(f64_layers, checkpoint.config.num_hidden_layers)))
+    results = tuple(
+        _Pass(checkpoint, tokens, profile, rung, layers, budget_bytes, natural, seed, on_row).run()
+        for rung, layers in plan
+    )
+    return Verification(tokens, results)
+
+
+class _Pass:
+    """One rung: two models in step, parts filled as they are entered and emptied once judged."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokens: Tokens,
+        profile: HyperProfile,
+        rung: Rung,
+        layers: int,
+        budget_bytes: int | None,
+        natural: dict[str, Natural],
+        seed: int,
+        on_row: OnRow,
+    ) -> None:
+        self.checkpoint, self.tokens, self.rung, self.layers = checkpoint, tokens, rung, layers
+        config = checkpoint.config.model_copy(update={"num_hidden_layers": layers})
+        self.parts = parts_of(checkpoint.head, layers)
+        self.whole = layers == checkpoint.config.num_hidden_layers
+        self.reference = Reference(checkpoint.head, config, profile, rung.dtype)
+        self.port = Port(checkpoint.head, config, profile, rung, budget_bytes)
+        self.judge = Judge(self.reference, self.port, rung, natural, seed, lambda row: on_row(rung.name, row))
+        self.links = self._links()
+        self.state: tuple[str, dict[str, AnyArray]] = ("", {})
+        self.exact: dict[str, torch.Tensor] = {}
+        self.outputs: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> RungResult:
+        """Run both models and return what was judged."""
+        with mx.stream(mx.cpu):
+            alone = advance_together(self._torch, self._mlx, self._judged, self.links)
+            table = BlameTable(self.rung.name, tuple(self.judge.rows), *self._unpaired(alone))
+            answers = self._answers() if self.whole else None
+        own = {} if self.rung.name == "f64" else dict(self.judge.own)
+        return RungResult(table, own, answers, self.layers)
+
+    # --- the two sides ------------------------------------------------------------------------------------
+
+    def _links(self) -> list[tuple[str, str]]:
+        """Modules inside of parts, by name; what holds parts is their composition, and is run and not judged."""
+        ours: dict[str, str] = {}
+        for name, _ in self.port.model.named_modules():
+            ours.setdefault(checkpoint_name(name), name)
+        names = [name for name, _ in self.reference.model.named_modules()]
+        return [(name, ours[name]) for name in names if name in ours and part_of(name, self.parts) is not None]
+
+    def _unpaired(self, alone: Unmatched) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return (
+            tuple(name for name in alone.reference if self._is_inside(name)),
+            tuple(name for name in alone.port if self._is_inside(checkpoint_name(name))),
+        )
+
+    def _is_inside(self, call: str) -> bool:
+        return part_of(call.partition("#")[0], self.parts) is not None
+
+    def _torch(self, on_call: OnCall) -> None:
+        ids, kept = torch.from_numpy(self.tokens.ids)[None], torch.from_numpy(self.tokens.kept)[None]
+        with (
+            torch.no_grad(),
+            TrueTransforms(),
+            capture_torch(self.reference.model, on_call, on_enter=self._entered_reference),
+        ):
+            self.outputs["reference"] = self._forward(self.reference.model, ids, self._types, kept)
+
+    def _mlx(self, on_call: OnCall) -> None:
+        ids = mx.array(self.tokens.ids.astype(np.int32))[None]
+        kept = mx.array(self.tokens.kept.astype(np.int32))[None]
+        with capture_mlx(self.port.model, on_call, on_enter=self._entered_port, evaluate=True):
+            types = None if self._types is None else mx.array(self._types.numpy().astype(np.int32))
+            self.outputs["port"] = self._forward(self.port.model, ids, types, kept)
+
+    @property
+    def _types(self) -> torch.Tensor | None:
+        return None if self.tokens.types is None else torch.from_numpy(self.tokens.types)[None]
+
+    def _forward(self, model: Any, ids: Any, types: Any, kept: Any) -> dict[str, Any]:
+        """Run a model of either side as far as the pass goes; the head of logits at some positions alone."""
+        if not self.whole:
+            return {"hidden": model.bert(ids, types)}
+        if self.checkpoint.head == MASKED_LM:
+            hidden = model.bert(ids, types)
+            return {"hidden": hidden, "logits": model.cls(hidden[:, self.positions])}
+        return dict(model(ids, kept))
+
+    @property
+    def positions(self) -> list[int]:
+        """Where the head of logits is run: the masks, then positions evenly spread."""
+        length = len(self.tokens.ids)
+        spread = np.linspace(0, length - 1, min(length, HEAD_POSITIONS)).astype(int).tolist()
+        masks = list(self.tokens.masks[:HEAD_POSITIONS])
+        return [*masks, *(place for place in spread if place not in masks)][:HEAD_POSITIONS]
+
+    # --- parts --------------------------------------------------------------------------------------------
+
+    def _entered_reference(self, call: Call) -> None:
+        if call.module in self.parts:
+            self.reference.fill(call.module, self._numbers(call.module))
+            self._advance_exact(call)
+
+    def _entered_port(self, call: Call) -> None:
+        part = checkpoint_name(call.module)
+        if part in self.parts:
+            self.port.fill(self._numbers(part), self.checkpoint.ties)
+
+    def _numbers(self, part: str) -> dict[str, AnyArray]:
+        """The tensors of a part, read once for both sides."""
+        if self.state[0] != part:
+            self.state = (part, read_part(self.checkpoint, part))
+        return self.state[1]
+
+    def _advance_exact(self, call: Call) -> None:
+        """Run the part in float64 on what it makes of float64 so far: the truth that answers are held against."""
+        if self.rung.name == "f64":
+            return
+        name, module = call.module, self.reference.exact[call.module]
+        with torch.no_grad(), TrueTransforms():
+            if name == EMBEDDINGS:
+                self.exact["hidden"] = module(torch.from_numpy(self.tokens.ids)[None], self._types)
+            elif name == MASKED_LM_HEAD:
+                self.exact["logits"] = module(self.exact["hidden"][:, self.positions])
+            elif name == "bert.pooler":
+                self.exact["pooled"] = module(self.exact["hidden"], torch.from_numpy(self.tokens.kept)[None])
+            elif name == "classifier":
+                self._exact_classifier(module)
+            else:
+                self.exact["hidden"] = module(self.exact["hidden"])
+
+    def _exact_classifier(self, module: Any) -> None:
+        from reference_torch.heads import sentence_embedding
+
+        config = self.checkpoint.config
+        vector = self.exact["hidden"][:, 0] if config.use_cls_token else self.exact["pooled"]
+        self.exact["embedding"] = sentence_embedding(vector, config)
+        self.exact["y"] = module(vector)
+
+    def _judged(self, reference: Call, port: Call) -> None:
+        self.judge(reference, port)
+        if reference.module in self.parts:
+            self.reference.empty(reference.module)
+            self.port.empty()
+            self.state = ("", {})
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def _answers(self) -> Answers:
+        made, theirs = self.outputs["port"], self.outputs["reference"]
+        exact = theirs if self.rung.name == "f64" else self.exact
+        last = "logits" if self.checkpoint.head == MASKED_LM else "y"
+        port = numbers_of_mlx(made[last])
+        truth = numbers_of_torch(exact[last])
+        mine, base = distance(port, truth), distance(numbers_of_torch(theirs[last]), truth)
+        return Answers(
+            mine.relative,
+            base.relative,
+            _answers_ratio(mine, base, self.rung),
+            _cosine_distance(_embedding(made, self.checkpoint.head), _embedding(exact, self.checkpoint.head)),
+            self._top(port, truth) if last == "logits" else (),
+        )
+
+    def _top(self, port: AnyArray, truth: AnyArray) -> tuple[TopTokens, ...]:
+        shown = self.positions[: max(1, min(len(self.tokens.masks), HEAD_POSITIONS))]
+        return tuple(
+            TopTokens(position, _likeliest(truth[0, row]), _likeliest(port[0, row]))
+            for row, position in enumerate(shown)
+        )
+
+
+def _answers_ratio(mine: Error, base: Error, rung: Rung) -> float:
+    """As for a module; at f64, where the reference is the truth, answers are reported and the modules judge."""
+    if not math.isfinite(mine.largest):
+        return math.inf
+    if rung.name == "f64":
+        return 0.0
+    held = BY_DTYPE[rung.dtype]
+    rounding = rounding_of(mine.size, mine.peak, held)
+    factor = 2 ** (constant("margin") + constant("margin_beyond"))
+    return mine.rms / (factor * max(base.rms, rounding[0]) + held.quantum)
+
+
+def _likeliest(logits: AnyArray) -> tuple[int, ...]:
+    order = np.argsort(-logits.astype(np.float64), kind="stable")[:TOP]
+    return tuple(int(number) for number in order)
+
+
+def _embedding(outputs: Mapping[str, Any], head: str) -> Array:
+    name = "embedding" if head == CLASSIFICATION else "hidden"
+    values = outputs[name]
+    array = numbers_of_torch(values) if isinstance(values, torch.Tensor) else numbers_of_mlx(values)
+    wide = np.asarray(array[0], dtype=np.float64)
+    return wide if head == CLASSIFICATION else np.asarray(wide.mean(axis=0))
+
+
+def _cosine_distance(one: Array, other: Array) -> float:
+    """1 - cos, exact for small angles: half the squared distance of the unit vectors; NaN of a vector of zeros."""
+    lengths = float(np.linalg.norm(one)), float(np.linalg.norm(other))
+    if not all(math.isfinite(length) and length > 0 for length in lengths):
+        return math.nan
+    return float(np.sum(np.square(one / lengths[0] - other / lengths[1]))) / 2
