@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+from unittest.mock import patch
 
 import hypothesis
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase
 from hypothesis.errors import Flaky, NoSuchExample
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
 from parity.cases.families import FAMILIES
+from parity.errors import ConfigError
 from parity.pairs import Pair, Structure
 
 SCALES = (0, 5, -10)
@@ -25,6 +30,9 @@ DRAWN_STRUCTURES = 8
 """Structures that are drawn beside the corpus, where the largest ones are asked for."""
 
 SEEDS = st.integers(0, 2**32 - 1)
+
+_DRAWS_CONSTANTS: Final = "_maybe_draw_constant"
+"""The method of Hypothesis that may answer with a constant of the source instead of a drawn number."""
 
 
 def cases(pair: Pair) -> st.SearchStrategy[Case]:
@@ -52,7 +60,8 @@ def draw_cases(pair: Pair, count: int, seed: int) -> list[Case]:
     def collect(case: Case) -> None:
         drawn.setdefault(case)
 
-    collect()
+    with _without_constants():
+        collect()
     return list(drawn)
 
 
@@ -63,12 +72,13 @@ def shrink_case(pair: Pair, fails: Callable[[Case], bool], seed: int, effort: in
     has failing cases of its own, and reports the smallest of those.
     """
     try:
-        return hypothesis.find(
-            cases(pair),
-            fails,
-            settings=hypothesis.settings(_settings(effort), phases=[Phase.generate, Phase.shrink]),
-            random=random.Random(_mixed(pair, seed)),
-        )
+        with _without_constants():
+            return hypothesis.find(
+                cases(pair),
+                fails,
+                settings=hypothesis.settings(_settings(effort), phases=[Phase.generate, Phase.shrink]),
+                random=random.Random(_mixed(pair, seed)),
+            )
     except (NoSuchExample, Flaky):
         return None
 
@@ -90,7 +100,8 @@ def aim_case(pair: Pair, score: Callable[[Case], float], seed: int, effort: int)
         if value > 0 and (best is None or value > best[0]):
             best = value, case
 
-    search()
+    with _without_constants():
+        search()
     return None if best is None else best[1]
 
 
@@ -103,6 +114,27 @@ def largest_structures(pair: Pair, seed: int, count: int) -> list[Structure]:
         return sum(math.prod(spec.shape) for spec in pair.inputs(structure).values())
 
     return sorted(every.values(), key=elements, reverse=True)[:count]
+
+
+@contextmanager
+def _without_constants() -> Iterator[None]:
+    """Have Hypothesis draw integers from the seed alone.
+
+    One in twenty it takes from the constants in the source of every loaded module that it holds for local. So a new
+    number in any file changes what a seed draws, and an installed package draws other cases than a checkout.
+
+    Raises:
+        ConfigError: This version of Hypothesis has no such switch.
+
+    Source: HypothesisWorks/hypothesis, hypothesis/internal/conjecture/providers.py, `_maybe_draw_constant`.
+    """
+    if not hasattr(HypothesisProvider, _DRAWS_CONSTANTS):
+        raise ConfigError(
+            f"hypothesis {hypothesis.__version__} cannot be told to leave constants alone, so its cases would change "
+            "with every file; install hypothesis==6.170.15"
+        )
+    with patch.object(HypothesisProvider, _DRAWS_CONSTANTS, lambda *_choice, **_chance: None):
+        yield
 
 
 def _settings(count: int) -> hypothesis.settings:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from parity.cases import FAMILIES, FINE_LADDER, FULL_LADDER, Case, corpus_cases, draw_cases, shrink_case
 from parity.cases.draw import SCALES, TINY_SCALE
+from parity.errors import ConfigError
 from parity.pairs import Pair
 from parity.suites import PAIRS, select
 
@@ -24,6 +31,32 @@ HYENA: Final = select(["hyena_filter"])[0]
 @EVERY_PAIR
 def test_the_same_seed_draws_the_same_cases(pair: Pair) -> None:
     assert draw_cases(pair, 8, seed=1) == draw_cases(pair, 8, seed=1)
+
+
+@EVERY_PAIR
+def test_constants_of_a_loaded_module_draw_no_other_cases(pair: Pair, neighbour: Callable[[], None]) -> None:
+    before = draw_cases(pair, 40, seed=1)
+    neighbour()
+    assert draw_cases(pair, 40, seed=1) == before
+
+
+def test_constants_of_a_loaded_module_draw_other_integers_elsewhere(neighbour: Callable[[], None]) -> None:
+    before = integers_drawn()
+    neighbour()
+    assert integers_drawn() != before, "Hypothesis takes none of them: the test above shows nothing any more"
+
+
+def test_drawing_leaves_hypothesis_as_it_was(neighbour: Callable[[], None]) -> None:
+    neighbour()
+    before = integers_drawn()
+    draw_cases(FFTCONV, 5, seed=1)
+    assert integers_drawn() == before
+
+
+def test_a_hypothesis_that_cannot_be_kept_from_constants_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(HypothesisProvider, "_maybe_draw_constant")
+    with pytest.raises(ConfigError, match="cannot be told to leave constants alone"):
+        draw_cases(FFTCONV, 5, seed=1)
 
 
 def test_another_seed_draws_other_cases() -> None:
@@ -54,6 +87,35 @@ def test_a_draw_of_many_reaches_every_family_scale_and_ladder() -> None:
 def test_a_structure_is_sizes_and_switches_and_never_an_array() -> None:
     values = [value for pair in PAIRS for case in draw_cases(pair, 5, seed=1) for value in case.options.values()]
     assert {type(value) for value in values} <= {int, bool, float, str}
+
+
+@pytest.fixture
+def neighbour(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Load a module that holds a hundred numbers, such as any new table of constants brings."""
+    mark = zlib.crc32(request.node.name.encode())  # Hypothesis forgets no number that it has read: others in each test
+    name = f"neighbour_{mark:08x}"
+    numbers = [*range(2, 60), *range(mark, mark + 42)]
+    (tmp_path / f"{name}.py").write_text(f"NUMBERS = {numbers}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load() -> None:
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+
+    return load
+
+
+def integers_drawn() -> list[int]:
+    """Return what Hypothesis itself draws from one seed."""
+    drawn: list[int] = []
+
+    @seed(1)
+    @settings(max_examples=300, database=None, phases=[Phase.generate])
+    @given(st.integers(0, 2**32 - 1))
+    def collect(value: int) -> None:
+        drawn.append(value)
+
+    collect()
+    return drawn
 
 
 # --- shrinking ------------------------------------------------------------------------------------------
