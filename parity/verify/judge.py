@@ -44,8 +44,11 @@ from parity.verify.parts import Port, Reference
 DRAWS: Final = 16
 """Perturbed runs behind a prediction, as in `parity.blame.forward`."""
 
-PIECE: Final = 2**22
-"""Numbers that are compared at once, and that a module is asked for at once where positions do not meet."""
+COMPARED: Final = 2**18
+"""Numbers that are compared at once: two megabytes of float64, several times."""
+
+PIECE: Final = 2**20
+"""Numbers that a module is given at once where positions do not meet; inside it they are up to eight times as many."""
 
 BY_POSITION: Final = frozenset(
     {"BlockdiagLinear", "GatedMlp", "Gelu", "LayerNorm", "Linear", "MaskedLMHead", "MaskedLMPredictions", "Mlp"}
@@ -78,9 +81,9 @@ def distance(made: AnyArray, exact: AnyArray) -> Error:
         return Error(math.inf, math.inf, math.inf, 0.0, 0.0)
     squares = truth = largest = peak = 0.0
     one, other = made.reshape(-1), exact.reshape(-1)
-    for start in range(0, one.size, PIECE):
-        mine = one[start : start + PIECE].astype(np.float64)
-        theirs = other[start : start + PIECE].astype(np.float64)
+    for start in range(0, one.size, COMPARED):
+        mine = one[start : start + COMPARED].astype(np.float64)
+        theirs = other[start : start + COMPARED].astype(np.float64)
         finite = np.isfinite(theirs)
         if not finite.all():
             if not np.array_equal(mine[~finite], theirs[~finite], equal_nan=True):
@@ -223,10 +226,10 @@ class Judge:
 
     def _bound(self, call: Call) -> Natural | None:
         """What the products of a linear layer lose at most, whoever computes them; None of any other module."""
-        module = self.reference.exact[call.module]
-        if type(module).__name__ not in LINEAR or len(call.inputs) != 1:
+        if call.kind not in LINEAR or len(call.inputs) != 1:
             return None
-        x, weight = next(iter(call.inputs.values())), module.get_parameter("weight")
+        weight = self.reference.exact[call.module].get_parameter("weight")
+        x = next(iter(call.inputs.values()))
         rows, columns = (torch.linalg.vector_norm(one, dim=-1).double().square() for one in (x, weight))
         scale = self.rung.u * math.sqrt(weight.shape[-1])
         # Of a block-diagonal layer a block sees a part of each row: the whole row's norm bounds it.
@@ -253,7 +256,7 @@ def by_pieces(module: nn.Module, call: Call, inputs: Mapping[str, torch.Tensor])
     """Call a module as `call` did with other numbers: some positions at a time where they do not meet."""
     args, kwargs = rebuilt(call, module.forward, inputs)
     only = next(iter(inputs.values())) if len(inputs) == 1 else None
-    if type(module).__name__ not in BY_POSITION or only is None or only.ndim != 3 or only.numel() <= PIECE:
+    if call.kind not in BY_POSITION or only is None or only.ndim != 3 or only.numel() <= PIECE:
         return module(*args, **kwargs)
     rows = only.reshape(1, -1, only.shape[-1])
     step = max(1, PIECE // only.shape[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from parity.trace.mlx_capture import capture_mlx
 from parity.trace.together import Unmatched, advance_together
 from parity.trace.torch_capture import capture_torch
 from parity.verify.judge import Error, Judge, Natural, distance, numbers_of_mlx, numbers_of_torch
+from parity.verify.memory import give_back
 from parity.verify.parts import EMBEDDINGS, MASKED_LM_HEAD, Port, Reference, part_of, parts_of, read_part
 
 HEAD_POSITIONS: Final = 64
@@ -196,6 +198,7 @@ class _Pass:
             table = BlameTable(self.rung.name, tuple(self.judge.rows), *self._unpaired(alone))
             answers = self._answers() if self.whole else None
         own = {} if self.rung.name == "f64" else dict(self.judge.own)
+        gc.collect()  # captures refer to each other in circles, and the next pass is as large
         return RungResult(table, own, answers, self.layers)
 
     # --- the two sides ------------------------------------------------------------------------------------
@@ -267,9 +270,11 @@ class _Pass:
             self.port.fill(self._numbers(part), self.checkpoint.ties)
 
     def _numbers(self, part: str) -> dict[str, AnyArray]:
-        """The tensors of a part, read once for both sides."""
-        if self.state[0] != part:
-            self.state = (part, read_part(self.checkpoint, part))
+        """The tensors of a part, read once for both sides; the second takes them away."""
+        if self.state[0] == part:
+            found, self.state = self.state[1], ("", {})
+            return found
+        self.state = (part, read_part(self.checkpoint, part))
         return self.state[1]
 
     def _advance_exact(self, call: Call) -> None:
@@ -303,6 +308,7 @@ class _Pass:
             self.reference.empty(reference.module)
             self.port.empty()
             self.state = ("", {})
+            give_back()
 
     # --- answers ------------------------------------------------------------------------------------------
 
