@@ -42,12 +42,18 @@ class ExactLinear(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name by which it is called
         """Map (..., d) in float64 to (..., e), `WIDENED` numbers of the weight at a time; named as in `nn.Linear`."""
-        rows = max(1, WIDENED // self.weight.shape[1])
-        weights = self.weight.split(rows)
-        biases = [None] * len(weights) if self.bias is None else [part.double() for part in self.bias.split(rows)]
-        return torch.cat(
-            [functional.linear(input, w.double(), b) for w, b in zip(weights, biases, strict=True)], dim=-1
-        )
+        outputs, features = self.weight.shape
+        rows = min(outputs, max(1, WIDENED // features))
+        # Both tensors are made once: small results between large temporaries would leave the heap in holes.
+        found = torch.empty(*input.shape[:-1], outputs, dtype=torch.float64)
+        wide = torch.empty(rows, features, dtype=torch.float64)
+        for start in range(0, outputs, rows):
+            stop = min(start + rows, outputs)
+            part = wide[: stop - start]
+            part.copy_(self.weight[start:stop])
+            bias = None if self.bias is None else self.bias[start:stop].double()
+            found[..., start:stop] = functional.linear(input, part, bias)
+        return found
 
 
 class ExactCopy:
