@@ -324,7 +324,7 @@ def test_json_has_every_row() -> None:
         (["--rung", "f8"], "f8"),
         (["--length", "17"], "the model has 16"),
         (["--text", "a"], "--tokenizer"),
-        (["--profile", "extended_precision"], "not implemented yet"),
+        (["--profile", "unheard_of"], "unheard_of"),
         (["--set", "hyena_w_mod=no"], "hyena_w_mod"),
         (["--ids", "missing.json"], "cannot be read"),
         (["--mlx-blas", "nowhere.so"], "--mlx-blas"),
