@@ -38,7 +38,8 @@ class ExactLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight = linear.weight
+        self.bias: torch.Tensor | None = linear.bias
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name by which it is called
         """Map (..., d) in float64 to (..., e), `WIDENED` numbers of the weight at a time; named as in `nn.Linear`."""

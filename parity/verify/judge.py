@@ -221,7 +221,7 @@ class Judge:
                 self.natural[call.name] = Natural(floor[0] / held.u, floor[1] / held.u)
         factor = 2 ** (constant("margin") + constant("margin_beyond"))
         ratio = max(
-            _over(mine.rms, factor * floor[0] + held.quantum), _over(mine.largest, factor * floor[1] + held.quantum)
+            over(mine.rms, factor * floor[0] + held.quantum), over(mine.largest, factor * floor[1] + held.quantum)
         )
         return min(ratio, self._predicted(call, path, mine, exact, held)) if 1 < ratio < REFINE_TO else ratio
 
@@ -250,7 +250,7 @@ class Judge:
         truth = numbers_of_torch(exact).astype(np.float64)
         expected = with_rounding(noise_of(runs, truth, self.rung), truth, held)
         limit = propagated(expected.rms, expected.maximum, self.rung, held)
-        return max(_over(mine.rms, limit.rms), _over(mine.largest, limit.maximum))
+        return max(over(mine.rms, limit.rms), over(mine.largest, limit.maximum))
 
 
 def by_pieces(module: nn.Module, call: Call, inputs: Mapping[str, torch.Tensor]) -> Any:
@@ -290,7 +290,8 @@ def _between(port: mx.array, reference: torch.Tensor) -> float:
     return distance(numbers_of_mlx(port), numbers_of_torch(reference)).relative
 
 
-def _over(error: float, allowed: float) -> float:
+def over(error: float, allowed: float) -> float:
+    """Return an error over what is allowed; none is within everything, and any is beyond nothing."""
     if error == 0:
         return 0.0
     return error / allowed if allowed > 0 else math.inf

@@ -1,7 +1,7 @@
 """Memory that a part has left goes back to the operating system before the next part comes.
 
-glibc keeps what is freed, by thread, in case it is wanted again, and MLX some of its arrays: after twelve layers that is
-200 MB of a model whose layers take 17 each.
+glibc keeps what is freed, by thread, in case it is wanted again, and MLX some of its arrays: after twelve layers that
+is 200 MB of a model whose layers take 17 each.
 """
 
 from __future__ import annotations
