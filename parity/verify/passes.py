@@ -343,19 +343,20 @@ class _Pass:
         port = numbers_of_mlx(made[last])
         truth = numbers_of_torch(exact[last])
         mine, base = distance(port, truth), distance(numbers_of_torch(theirs[last]), truth)
+        hidden = distance(numbers_of_torch(theirs["hidden"]), numbers_of_torch(exact["hidden"])).relative
         return Answers(
             mine.relative,
             base.relative,
-            _answers_ratio(mine, base, self.rung),
+            _answers_ratio(mine, base, hidden, self.rung),
             self._cosine(made, exact),
             self._top(port, truth) if last == "logits" else (),
-            tuple(self._agreement(answer) for answer in self.stored),
+            tuple(self._agreement(answer, hidden) for answer in self.stored),
         )
 
-    def _agreement(self, answer: str) -> Agreement:
+    def _agreement(self, answer: str, hidden: float) -> Agreement:
         exact, theirs = self.exact[answer], self.outputs["reference"][answer]
         port = numbers_of_mlx(self.outputs["port"][answer])
-        return agreement(answer, self.stored[answer], numbers_of_torch(exact), numbers_of_torch(theirs), port)
+        return agreement(answer, self.stored[answer], numbers_of_torch(exact), numbers_of_torch(theirs), port, hidden)
 
     def _cosine(self, made: Mapping[str, Any], exact: Mapping[str, Any]) -> float:
         """The largest of all sequences; NaN where one is unknown."""
@@ -379,8 +380,12 @@ class _Pass:
         )
 
 
-def _answers_ratio(mine: Error, base: Error, rung: Rung) -> float:
-    """As for a module; at f64, where the reference is the truth, answers are reported and the modules judge."""
+def _answers_ratio(mine: Error, base: Error, hidden: float, rung: Rung) -> float:
+    """As for a module; at f64, where the reference is the truth, answers are reported and the modules judge.
+
+    A classifier's answers are few numbers, in which the reference may be lucky. So it is taken to lose no less,
+    relative to them, than `hidden`, its relative error in the hidden states that they are made of.
+    """
     if not math.isfinite(mine.largest):
         return math.inf
     if rung.name == "f64":
@@ -388,7 +393,7 @@ def _answers_ratio(mine: Error, base: Error, rung: Rung) -> float:
     held = BY_DTYPE[rung.dtype]
     rounding = rounding_of(mine.size, mine.peak, held)
     factor = 2 ** (constant("margin") + constant("margin_beyond"))
-    return mine.rms / (factor * max(base.rms, rounding[0]) + held.quantum)
+    return mine.rms / (factor * max(base.rms, hidden * mine.size, rounding[0]) + held.quantum)
 
 
 def _likeliest(logits: AnyArray) -> tuple[int, ...]:
@@ -414,7 +419,8 @@ def _apart(agreement: Agreement) -> str:
         return (
             f"the reference in float64 differs from the stored {agreement.answer} by {agreement.reference:.2g}, "
             f"{agreement.ratio:.3g} times what rounding explains, most at {list(agreement.place)}: they are of other "
-            "ids, types or weights, or of another setting: --set hyena_w_mod or layer_norm_eps, --profile"
+            "ids, types or weights, or of another setting: --profile, or --set hyena_w_mod, layer_norm_eps and "
+            "whatever else `parity checkpoint inspect` lists as not stored"
         )
     return (
         f"the port differs from the stored {agreement.answer} by {agreement.port:.2g}, {agreement.port_ratio:.3g} "
