@@ -38,11 +38,13 @@ from parity import (
     verify_command,
     zoo_command,
 )
+from parity.blas import choose_blas
 from parity.errors import CaseError, ParityError
 from parity.plain import json_text, one_line
 from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
 from parity.terminal import progress_bar
+from parity.token_options import BlasOption
 
 app = typer.Typer(
     name="parity",
@@ -111,6 +113,7 @@ def run(
         bool,
         typer.Option("--resume", help="Go on with the unfinished run in the output folder; its seed is the default."),
     ] = False,
+    mlx_blas: BlasOption = "bundled",
 ) -> None:
     """Compare the port with the reference and with float64 truth, and write a report.
 
@@ -127,7 +130,7 @@ def run(
     """
     raise typer.Exit(
         _guarded(
-            lambda: _run(targets or [], profile, rung, budget, seed, case, out, resume),
+            lambda: _run(targets or [], profile, rung, budget, seed, case, out, resume, mlx_blas),
             "no report was written" if case else "no report was written; --resume goes on with what is finished",
         )
     )
@@ -156,12 +159,18 @@ def env(
             help="Measure instead which of MLX's operations and gradients keep float64, bf16 and f16; takes a minute.",
         ),
     ] = False,
+    mlx_blas: BlasOption = "bundled",
 ) -> None:
     """Show versions, processor, BLAS and switches, and measure how many mantissa bits each operation really has.
 
     A float64 that is really float32, or a float32 that is really TF32, is seen here and not guessed.
     """
-    raise typer.Exit(_guarded(lambda: _survey(as_json) if survey else _env(as_json), "nothing was measured"))
+
+    def measure() -> int:
+        choose_blas(mlx_blas)
+        return _survey(as_json) if survey else _env(as_json)
+
+    raise typer.Exit(_guarded(measure, "nothing was measured"))
 
 
 @app.command("float64")
@@ -274,8 +283,10 @@ def _run(
     case_json: str | None,
     out: Path | None,
     resume: bool,
+    mlx_blas: str,
 ) -> int:
     interruption = _Interruption()
+    choose_blas(mlx_blas)
     profiles = _profiles(profile)
     chosen = seed is not None or case_json is not None
     folder = out if out is not None or case_json is not None else DEFAULT_OUT
@@ -290,6 +301,7 @@ def _run(
     from parity.blame.failures import blame_failures
     from parity.cases import Case
     from parity.environment import collect, measure_bits, warm_up
+    from parity.environment.product import blas_in_effect
     from parity.journal import common_header
     from parity.report import make_folder, prepare_folder, report_texts, write_report
     from parity.results import Results
@@ -328,7 +340,7 @@ def _run(
         "budget": budget.value,
         "seed": seed,
         "command": [word for word in sys.argv[1:] if word != "--resume"],
-        "environment": _flat(collect().to_dict()),
+        "environment": {**_flat(collect().to_dict()), "mlx_blas_in_effect": blas_in_effect()},
         "fingerprint": collect().key(),
         "code": header["code"],
         "own": header["own"],
@@ -418,14 +430,16 @@ def _golden(folder: Path, as_json: bool) -> int:
 
 def _env(as_json: bool) -> int:
     from parity.environment import collect, measure_bits, to_json, to_table, warm_up
+    from parity.environment.product import blas_in_effect
 
     warm_up()
-    environment, rows = collect(), measure_bits()
+    environment, rows, blas = collect(), measure_bits(), blas_in_effect()
     if as_json:
-        sys.stdout.write(to_json(environment, rows) + "\n")
+        sys.stdout.write(to_json(environment, rows, blas) + "\n")
     else:
         out = Console()
         out.print(to_table(environment, rows))
+        out.print(f"MLX multiplies by {blas}, as the bits of a product show.", markup=False)
         out.print(
             "MLX's float64 is known to be float32 in part; the f64 rung replaces those functions by float64 ones.",
             markup=False,

@@ -25,7 +25,7 @@ from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM, Head
 from parity.errors import CaseError, CheckpointError
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.profile import HyperProfile
-from parity.tokens import Tokens
+from parity.tokens import Tokens, require_takes
 
 BUDGET_BYTES: Final = 2**28
 """What the transforms of a long convolution hold at once where nobody says otherwise: 128 channels of 32,768."""
@@ -85,12 +85,16 @@ def embedding(model: PortModel, tokens: Tokens) -> Array:
 
     Of a classifier or retrieval model its own embedding; of a masked-language model the mean of the hidden states over
     the positions that are no padding.
+
+    Raises:
+        CaseError: The model takes no token types, and some are not zero.
     """
+    require_takes(model.head == MASKED_LM, (tokens,))
     with mx.stream(mx.cpu):
-        ids, kept = _inputs(tokens)
+        ids, kept, types = _inputs(tokens)
         if model.head == CLASSIFICATION:
             return _numbers(model.module(ids, kept)["embedding"][0])
-        hidden = model.module.bert(ids)
+        hidden = model.module.bert(ids, types)
         weight = kept.astype(hidden.dtype)[..., None]
         return _numbers((mx.sum(hidden * weight, axis=1) / mx.sum(weight, axis=1))[0])
 
@@ -106,8 +110,8 @@ def fillings(model: PortModel, tokens: Tokens, top: int = 5) -> list[list[Fillin
     if not tokens.masks:
         raise CaseError("there is no [MASK] among the ids; put one into the text, or name its id with --mask-id")
     with mx.stream(mx.cpu):
-        ids, _ = _inputs(tokens)
-        hidden = model.module.bert(ids)
+        ids, _, types = _inputs(tokens)
+        hidden = model.module.bert(ids, types)
         logits = model.module.cls(hidden[:, list(tokens.masks)])
         chances = _numbers(mx.softmax(logits, axis=-1)[0])
     found = []
@@ -117,11 +121,11 @@ def fillings(model: PortModel, tokens: Tokens, top: int = 5) -> list[list[Fillin
     return found
 
 
-def _inputs(tokens: Tokens) -> tuple[mx.array, mx.array]:
+def _inputs(tokens: Tokens) -> tuple[mx.array, mx.array, mx.array | None]:
     def row(values: AnyArray) -> mx.array:
         return mx.array(values.astype(np.int32))[None]
 
-    return row(tokens.ids), row(tokens.kept)
+    return row(tokens.ids), row(tokens.kept), None if tokens.types is None else row(tokens.types)
 
 
 def _numbers(array: mx.array) -> Array:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from parity.port_model import PortModel
     from parity.tokens import Tokens
 
-Loaded = Callable[["PortModel", "Tokens"], int]
+Loaded = Callable[["PortModel", "tuple[Tokens, ...]"], int]
 
 
 def register(app: typer.Typer, commands: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
@@ -59,7 +59,7 @@ def register(app: typer.Typer, commands: typer.Typer, guarded: Callable[[Callabl
         mlx_blas: BlasOption = "auto",
         as_json: JsonOption = False,
     ) -> None:
-        """Turn a text, or ids, into one vector with the MLX model of a checkpoint.
+        """Turn a text, or ids, into a vector with the MLX model of a checkpoint; one for each sequence of ids.
 
         Of a retrieval model that is its own embedding; of a masked-language model the mean of the hidden states.
 
@@ -156,44 +156,63 @@ def _with_model(
     choose_blas(blas)
     from parity.checkpoint import open_checkpoint
     from parity.port_model import load_port
-    from parity.tokens import tokens_of
+    from parity.tokens import sequences_of
 
     (path, settings, config), (text, tokenizer, ids, length, mask_id) = named, given
     with open_checkpoint(path, settings_of(settings or []), published_of(config)) as checkpoint:
-        tokens = tokens_of(checkpoint.config, text=text, tokenizer=tokenizer, ids=ids, length=length, mask_id=mask_id)
+        sequences = sequences_of(
+            checkpoint.config, text=text, tokenizer=tokenizer, ids=ids, length=length, mask_id=mask_id
+        )
         model = load_port(checkpoint, meaning, budget_bytes)
-    return then(model, tokens)
+    return then(model, sequences)
 
 
-def _embed(model: PortModel, tokens: Tokens, as_json: bool) -> int:
+def _embed(model: PortModel, sequences: tuple[Tokens, ...], as_json: bool) -> int:
     from parity.port_model import embedding
 
-    vector = embedding(model, tokens)
+    vectors = [embedding(model, tokens) for tokens in sequences]
     if as_json:
-        sys.stdout.write(json_text({"ids": tokens.source, "embedding": vector.tolist()}))
-    else:
-        sys.stderr.write(f"parity: {len(tokens.ids)} ids {tokens.source}\n")
+        several = {"embeddings": [vector.tolist() for vector in vectors]}
+        one = {"embedding": vectors[0].tolist()}
+        sys.stdout.write(json_text({"ids": sequences[0].source, **(one if len(vectors) == 1 else several)}))
+        return 0
+    _say(sequences)
+    for vector in vectors:
         typer.echo(" ".join(f"{value:.6g}" for value in vector))
     return 0
 
 
-def _fill(model: PortModel, tokens: Tokens, top: int, as_json: bool) -> int:
+def _say(sequences: tuple[Tokens, ...]) -> None:
+    """Say on standard error what the model was run on."""
+    times = f"{len(sequences)} times " if len(sequences) > 1 else ""
+    sys.stderr.write(f"parity: {times}{len(sequences[0].ids)} ids {sequences[0].source}\n")
+
+
+def _fill(model: PortModel, sequences: tuple[Tokens, ...], top: int, as_json: bool) -> int:
     from parity.port_model import fillings
 
-    found = fillings(model, tokens, top)
+    found = [(tokens, row) for tokens in sequences for row in fillings(model, tokens, top)]
+    numbers = {id(tokens): number for number, tokens in enumerate(sequences)}
     if as_json:
         rows = [
-            {"position": it.position, "id": it.token, "word": tokens.word(it.token), "probability": it.probability}
-            for row in found
+            {
+                **({"sequence": numbers[id(tokens)]} if len(sequences) > 1 else {}),
+                "position": it.position,
+                "id": it.token,
+                "word": tokens.word(it.token),
+                "probability": it.probability,
+            }
+            for tokens, row in found
             for it in row
         ]
-        sys.stdout.write(json_text({"ids": tokens.source, "fillings": rows}))
+        sys.stdout.write(json_text({"ids": sequences[0].source, "fillings": rows}))
         return 0
-    sys.stderr.write(f"parity: {len(tokens.ids)} ids {tokens.source}\n")
+    _say(sequences)
     out = Console(highlight=False, soft_wrap=True)
-    for row in found:
+    for tokens, row in found:
         words = ", ".join(f"{tokens.word(it.token)} {it.probability:.2%}" for it in row)
-        out.print(one_line(f"position {row[0].position}: {words}"), markup=False)
+        which = f"sequence {numbers[id(tokens)]}, " if len(sequences) > 1 else ""
+        out.print(one_line(f"{which}position {row[0].position}: {words}"), markup=False)
     return 0
 
 

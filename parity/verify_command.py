@@ -67,6 +67,7 @@ class _Choice:
     budget_bytes: int
     blas: str
     as_json: bool
+    golden: Path | None
 
 
 def register(commands: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
@@ -103,6 +104,15 @@ def register(commands: typer.Typer, guarded: Callable[[Callable[[], int], str], 
         budget_bytes: BudgetOption = USUAL_BUDGET,
         mlx_blas: BlasOption = "auto",
         as_json: JsonOption = False,
+        golden: Annotated[
+            Path | None,
+            typer.Option(
+                "--golden",
+                metavar="FILE",
+                help="npz, safetensors or JSON with ids and the logits that a model made of them, the original code's "
+                "for one: reference and port are held against them.",
+            ),
+        ] = None,
     ) -> None:
         """Run the PyTorch reference and the MLX port from one file, and judge every module of the port.
 
@@ -114,13 +124,14 @@ def register(commands: typer.Typer, guarded: Callable[[Callable[[], int], str], 
         * `parity checkpoint verify epoch-70.pt` random ids, said so
         * `parity checkpoint verify model.bin --text "Paris is the [MASK] of France." --tokenizer bert-base-uncased`
         * `parity checkpoint verify long.pt --ids ids.json --length 32768 --mlx-blas torch`
+        * `parity checkpoint verify tiny.pt --golden logits.npz` with arrays ids and logits, float64
 
         Exit status 0 if every module keeps within its allowance, 1 if one does not, 2 if the file is refused or an
         option is wrong, 3 if it holds no tensor.
         """
         choice = _Choice(
             file, text, tokenizer, ids, length, mask_id, rung, f64_layers, profile, settings or [], config, seed, depth,
-            budget_bytes, mlx_blas, as_json,
+            budget_bytes, mlx_blas, as_json, golden,
         )  # fmt: skip
         raise typer.Exit(guarded(lambda: or_empty(lambda: _verify(choice)), "nothing was judged"))
 
@@ -135,31 +146,39 @@ def _rungs(named: list[str] | None) -> tuple[Any, ...]:
 
 def _verify(choice: _Choice) -> int:
     rungs, profile = _rungs(choice.rungs), profile_of(choice.profile)
+    if choice.golden is not None and (choice.text is not None or choice.ids is not None or choice.length is not None):
+        raise ConfigError("--golden brings its own ids: leave --text, --ids and --length out")
     choose_blas(choice.blas)
     from parity.checkpoint import open_checkpoint
     from parity.environment import warm_up
     from parity.environment.product import blas_in_effect
-    from parity.tokens import tokens_of
-    from parity.verify import verify
+    from parity.tokens import sequences_of
+    from parity.verify import read_stored, verify
 
     warm_up()
     with open_checkpoint(choice.file, settings_of(choice.settings), published_of(choice.config)) as checkpoint:
-        tokens = tokens_of(
-            checkpoint.config,
-            text=choice.text,
-            tokenizer=choice.tokenizer,
-            ids=choice.ids,
-            length=choice.length,
-            seed=choice.seed,
-            mask_id=choice.mask_id,
-        )
+        stored = None
+        if choice.golden is not None:
+            stored = read_stored(choice.golden, checkpoint, choice.mask_id)
+            sequences = stored.sequences
+        else:
+            sequences = sequences_of(
+                checkpoint.config,
+                text=choice.text,
+                tokenizer=choice.tokenizer,
+                ids=choice.ids,
+                length=choice.length,
+                seed=choice.seed,
+                mask_id=choice.mask_id,
+            )
         layers = choice.f64_layers
         if layers is None:
-            layers = 1 if len(tokens.ids) <= SHORT else 0
+            layers = 1 if len(sequences[0].ids) <= SHORT else 0
         with _counted() as on_row:
             found = verify(
-                checkpoint, tokens, profile, rungs, layers, choice.budget_bytes, choice.seed, lambda _, row: on_row(row)
-            )
+                checkpoint, sequences, profile, rungs, layers, choice.budget_bytes, choice.seed,
+                lambda _, row: on_row(row), None if stored is None else stored.answers,
+            )  # fmt: skip
         blas = blas_in_effect()
         if choice.as_json:
             sys.stdout.write(json_text(_facts(checkpoint, found, profile.name, blas)))
@@ -189,7 +208,12 @@ def _facts(checkpoint: Checkpoint, found: Verification, profile: str, blas: str)
         "config": checkpoint.config.model_dump(mode="json"),
         "assumed": {assumed.key: assumed.value for assumed in checkpoint.inferred.assumed},
         "profile": profile,
-        "ids": {"source": found.tokens.source, "length": len(found.tokens.ids), "masks": list(found.tokens.masks)},
+        "ids": {
+            "source": found.sequences[0].source,
+            "sequences": len(found.sequences),
+            "length": len(found.sequences[0].ids),
+            "masks": [list(one.masks) for one in found.sequences],
+        },
         "mlx_blas": blas,
         "environment": {**environment.to_dict(), "key": environment.key()},
         "passed": found.passed,
@@ -239,14 +263,15 @@ def _print(checkpoint: Checkpoint, found: Verification, profile: str, blas: str,
     for assumed in checkpoint.inferred.assumed:
         if assumed.origin == "default" and assumed.key in ("hyena_w_mod", "layer_norm_eps"):
             line(f"taken as {assumed.key} = {assumed.value:g}, which no tensor says; --set changes it")
-    line(f"{len(found.tokens.ids)} ids {found.tokens.source}")
+    several = f"{len(found.sequences)} times " if len(found.sequences) > 1 else ""
+    line(f"{several}{len(found.sequences[0].ids)} ids {found.sequences[0].source}")
     line(f"MLX multiplies by {blas}")
     for result in found.rungs:
-        _print_rung(line, result, found.tokens, depth)
+        _print_rung(line, result, found.sequences, depth)
     line(f"{'PASS' if found.passed else 'FAIL'}: {_sentence(found)}")
 
 
-def _print_rung(line: Callable[[str], None], result: RungResult, tokens: Tokens, depth: int) -> None:
+def _print_rung(line: Callable[[str], None], result: RungResult, sequences: tuple[Tokens, ...], depth: int) -> None:
     table = result.table
     where = "" if result.answers is not None else f", up to layer {result.layers - 1}"
     verdicts = [(row, table.verdict(row)) for row in table.rows]
@@ -267,7 +292,7 @@ def _print_rung(line: Callable[[str], None], result: RungResult, tokens: Tokens,
     for side, names in (("reference", table.unpaired_reference), ("port", table.unpaired_port)):
         if names:
             line(f"  compared with nothing, {side}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-    _print_answers(line, result, tokens)
+    _print_answers(line, result, sequences)
 
 
 def _inside(module: str) -> int:
@@ -278,7 +303,7 @@ def _inside(module: str) -> int:
     return name.count(".") - (3 if top is None else top.count("."))
 
 
-def _print_answers(line: Callable[[str], None], result: RungResult, tokens: Tokens) -> None:
+def _print_answers(line: Callable[[str], None], result: RungResult, sequences: tuple[Tokens, ...]) -> None:
     answers = result.answers
     if answers is None:
         return
@@ -287,13 +312,19 @@ def _print_answers(line: Callable[[str], None], result: RungResult, tokens: Toke
     line(f"  answers: the port's error {answers.port:.1e}{given}; embedding 1 - cos {_small(answers.cosine)}")
     same = sum(top.same for top in answers.top)
     if answers.top:
-        what = "masks" if tokens.masks else "positions"
+        what = "masks" if any(one.masks for one in sequences) else "positions"
         line(f"  likeliest tokens: the same in the same order at {same} of {len(answers.top)} {what}")
     for top in answers.top[:3]:
-        words = " ".join(map(tokens.word, top.port))
+        word = sequences[top.row].word
+        which = f"sequence {top.row}, " if len(sequences) > 1 else ""
         line(
-            f"    position {top.position}: {words}"
-            + ("" if top.same else f"; in float64 {' '.join(map(tokens.word, top.truth))}")
+            f"    {which}position {top.position}: {' '.join(map(word, top.port))}"
+            + ("" if top.same else f"; in float64 {' '.join(map(word, top.truth))}")
+        )
+    for it in answers.stored:
+        line(
+            f"  stored {it.answer}, {it.dtype}: the reference in float64 is off by {it.reference:.1e}, {it.ratio:.2g} "
+            f"of what rounding explains, the port by {it.port:.1e}, {it.port_ratio:.2g} of allowed"
         )
 
 

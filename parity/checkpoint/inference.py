@@ -106,6 +106,8 @@ def infer(
     if not reader.values["use_positional_encodings"]:
         reasons["max_position_embeddings"] = "there are no position embeddings, so nothing depends on it"
         reader.defaults["max_position_embeddings"] = reader.values["long_conv_l_max"]
+    if not reader.values["use_monarch_mlp"]:
+        reasons["monarch_mlp_nblocks"] = "there are no blocks, so nothing depends on it"
     if "intermediate_size" not in reader.values:
         reasons["intermediate_size"] = (
             f"blocks are padded to whole numbers: {sizes[0]} to {sizes[-1]} have these very shapes"

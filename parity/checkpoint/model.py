@@ -35,6 +35,7 @@ Layout = Literal["torch", "mlx"]
 PREFIXES: Final = ("model.", "module.", "_orig_mod.")
 """What trainers put before every name: Composer, torch's data parallelism, torch.compile."""
 
+_OF_MODEL: Final = re.compile(r"(^|\.)(bert|cls|classifier)\.")
 _MLX_NAME: Final = re.compile(r"(^|\.)implicit_filter(_rev)?\.layers\.\d+\.")
 
 
@@ -235,10 +236,14 @@ def _checkpoint(
 
 
 def _prefix(names: Mapping[str, Any]) -> str:
-    """Return what stands before every name; a part that does not stand before all of them is none."""
+    """Return what stands before every name of the model; a part that does not stand before all of them is none.
+
+    What a trainer keeps beside the model has other names, and is left over in the end.
+    """
+    own = [name for name in names if _OF_MODEL.search(name)] or list(names)
     prefix = ""
     while True:
-        longer = next((one for one in PREFIXES if all(name.startswith(prefix + one) for name in names)), None)
+        longer = next((one for one in PREFIXES if all(name.startswith(prefix + one) for name in own)), None)
         if longer is None:
             return prefix
         prefix += longer

@@ -123,6 +123,17 @@ def read_pickle(stream: Stream) -> Any:
     Raises:
         CheckpointError: It is broken, cut, too long, or describes an impossible tensor.
     """
+    return read_pickle_and_storages(stream)[0]
+
+
+def read_pickle_and_storages(stream: Stream) -> tuple[Any, dict[str, int]]:
+    """Read a pickle as `read_pickle`; returns besides the bytes of a number of every storage that it names.
+
+    Also of those in which only such tensors lie as an optimiser keeps under a number, or in an object.
+
+    Raises:
+        CheckpointError: As `read_pickle`, or two kinds of numbers are said to be in one storage.
+    """
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("Any", stream))):
@@ -131,7 +142,7 @@ def read_pickle(stream: Stream) -> Any:
             machine.step(opcode.name, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"the pickle is broken: {shown(error) or type(error).__name__}") from None
-    return machine.stack[-1]
+    return machine.stack[-1], machine.item_sizes
 
 
 @dataclass
@@ -141,6 +152,7 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     marked: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    item_sizes: dict[str, int] = field(default_factory=dict)
 
     def step(self, name: str, argument: Any) -> None:
         if name in _PLAIN:
@@ -235,7 +247,12 @@ class _Machine:
 
     def refer(self, _: Any) -> None:
         (found,) = self.take(1)
-        self.stack.append(_storage(found))
+        storage = _storage(found)
+        self.stack.append(storage)
+        if isinstance(storage, Storage):
+            size = 1 if storage.dtype is None else storage.dtype.itemsize
+            if self.item_sizes.setdefault(storage.key, size) != size:
+                raise CheckpointError(f"storage {shown(storage.key)!r} has numbers of {size} bytes, and of other sizes")
 
 
 def _fill(entries: Entries, items: list[Any]) -> Entries:

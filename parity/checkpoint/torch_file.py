@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from parity.checkpoint.archive import Member
-from parity.checkpoint.pickled import Entries, Opaque, PickledTensor, Stream, read_pickle
+from parity.checkpoint.pickled import Entries, Opaque, PickledTensor, Stream, read_pickle, read_pickle_and_storages
 from parity.checkpoint.tensors import File, LazyTensor, shown
 from parity.errors import CheckpointError
 
@@ -90,10 +90,11 @@ def read_legacy(file: File) -> StateDict:
     little = isinstance(system, Entries) and system.get("little_endian", True)
     if protocol != _LEGACY_PROTOCOL or little is not True:
         raise CheckpointError("was written by an unknown protocol, or on a machine of another byte order")
-    found, keys = read_pickle(stream), read_pickle(stream)
+    found, item_sizes = read_pickle_and_storages(stream)
+    keys = read_pickle(stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
         raise CheckpointError("its list of storages is broken")
-    return _state_dict(file, found, _legacy_places(file, stream.tell(), keys, _item_sizes(found)))
+    return _state_dict(file, found, _legacy_places(file, stream.tell(), keys, item_sizes))
 
 
 def _legacy_places(file: File, offset: int, keys: list[str], item_sizes: Mapping[str, int]) -> dict[str, _Place]:
@@ -113,21 +114,6 @@ def _legacy_places(file: File, offset: int, keys: list[str], item_sizes: Mapping
     if offset != file.size:
         raise CheckpointError(f"{file.size - offset} bytes follow the last storage")
     return places
-
-
-def _item_sizes(found: Any) -> dict[str, int]:
-    """Return the bytes of a number of every storage that a tensor anywhere in `found` lies in."""
-    sizes: dict[str, int] = {}
-    seen: set[int] = set()
-    waiting = [found]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, PickledTensor):
-            sizes[value.storage.key] = 1 if value.storage.dtype is None else value.storage.dtype.itemsize
-        elif isinstance(value, list | tuple | dict) and id(value) not in seen:
-            seen.add(id(value))
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-    return sizes
 
 
 def _state_dict(file: File, found: Any, places: Mapping[str, _Place]) -> StateDict:

@@ -18,10 +18,11 @@ def to_table(environment: Environment, rows: Sequence[ProbeRow]) -> Group:
     return Group(_environment_table(environment), _bits_table(rows))
 
 
-def to_json(environment: Environment, rows: Sequence[ProbeRow]) -> str:
-    """Return both as JSON text: `environment` with its `key`, and `probe`, a list of rows; names sorted,
-    indent 2."""
+def to_json(environment: Environment, rows: Sequence[ProbeRow], mlx_blas_in_effect: str) -> str:
+    """Return all as JSON text: `environment` with its `key`, `mlx_blas_in_effect` as
+    `parity.environment.product.blas_in_effect` measures it, and `probe`, a list of rows; names sorted, indent 2."""
     document = {
+        "mlx_blas_in_effect": mlx_blas_in_effect,
         "environment": {**environment.to_dict(), "key": environment.key()},
         "probe": [row.to_dict() for row in rows],
     }

@@ -44,8 +44,11 @@ from parity.verify.parts import Port, Reference
 DRAWS: Final = 16
 """Perturbed runs behind a prediction, as in `parity.blame.forward`."""
 
-PIECE: Final = 2**22
-"""Numbers that are compared at once, and that a module is asked for at once where positions do not meet."""
+COMPARED: Final = 2**18
+"""Numbers that are compared at once: two megabytes of float64, several times."""
+
+PIECE: Final = 2**20
+"""Numbers that a module is given at once where positions do not meet; inside it they are up to eight times as many."""
 
 BY_POSITION: Final = frozenset(
     {"BlockdiagLinear", "GatedMlp", "Gelu", "LayerNorm", "Linear", "MaskedLMHead", "MaskedLMPredictions", "Mlp"}
@@ -78,19 +81,20 @@ def distance(made: AnyArray, exact: AnyArray) -> Error:
         return Error(math.inf, math.inf, math.inf, 0.0, 0.0)
     squares = truth = largest = peak = 0.0
     one, other = made.reshape(-1), exact.reshape(-1)
-    for start in range(0, one.size, PIECE):
-        mine = one[start : start + PIECE].astype(np.float64)
-        theirs = other[start : start + PIECE].astype(np.float64)
+    for start in range(0, one.size, COMPARED):
+        mine = one[start : start + COMPARED].astype(np.float64)
+        theirs = other[start : start + COMPARED].astype(np.float64)
         finite = np.isfinite(theirs)
         if not finite.all():
             if not np.array_equal(mine[~finite], theirs[~finite], equal_nan=True):
                 return Error(math.inf, math.inf, math.inf, 0.0, 0.0)
             mine, theirs = mine[finite], theirs[finite]
-        error = np.abs(mine - theirs)
+        error = np.abs(np.subtract(mine, theirs, out=mine), out=mine)
         largest = max(largest, float(error.max(initial=0.0)))
-        peak = max(peak, float(np.abs(theirs).max(initial=0.0)))
-        squares += float(np.dot(error, error))
-        truth += float(np.dot(theirs, theirs))
+        peak = max(peak, float(max(theirs.max(initial=0.0), -theirs.min(initial=0.0))))
+        # Not np.dot: NumPy's own BLAS would wake a thread a core for it, against torch's and MLX's.
+        squares += float(np.square(error, out=error).sum())
+        truth += float(np.square(theirs, out=theirs).sum())
     if not math.isfinite(largest) or math.isnan(squares):
         return Error(math.inf, math.inf, math.inf, 0.0, 0.0)
     relative = 0.0 if squares == 0 else math.sqrt(squares / truth) if truth > 0 else math.inf
@@ -217,16 +221,16 @@ class Judge:
                 self.natural[call.name] = Natural(floor[0] / held.u, floor[1] / held.u)
         factor = 2 ** (constant("margin") + constant("margin_beyond"))
         ratio = max(
-            _over(mine.rms, factor * floor[0] + held.quantum), _over(mine.largest, factor * floor[1] + held.quantum)
+            over(mine.rms, factor * floor[0] + held.quantum), over(mine.largest, factor * floor[1] + held.quantum)
         )
         return min(ratio, self._predicted(call, path, mine, exact, held)) if 1 < ratio < REFINE_TO else ratio
 
     def _bound(self, call: Call) -> Natural | None:
         """What the products of a linear layer lose at most, whoever computes them; None of any other module."""
-        module = self.reference.exact[call.module]
-        if type(module).__name__ not in LINEAR or len(call.inputs) != 1:
+        if call.kind not in LINEAR or len(call.inputs) != 1:
             return None
-        x, weight = next(iter(call.inputs.values())), module.get_parameter("weight")
+        weight = self.reference.exact[call.module].get_parameter("weight")
+        x = next(iter(call.inputs.values()))
         rows, columns = (torch.linalg.vector_norm(one, dim=-1).double().square() for one in (x, weight))
         scale = self.rung.u * math.sqrt(weight.shape[-1])
         # Of a block-diagonal layer a block sees a part of each row: the whole row's norm bounds it.
@@ -246,14 +250,14 @@ class Judge:
         truth = numbers_of_torch(exact).astype(np.float64)
         expected = with_rounding(noise_of(runs, truth, self.rung), truth, held)
         limit = propagated(expected.rms, expected.maximum, self.rung, held)
-        return max(_over(mine.rms, limit.rms), _over(mine.largest, limit.maximum))
+        return max(over(mine.rms, limit.rms), over(mine.largest, limit.maximum))
 
 
 def by_pieces(module: nn.Module, call: Call, inputs: Mapping[str, torch.Tensor]) -> Any:
     """Call a module as `call` did with other numbers: some positions at a time where they do not meet."""
     args, kwargs = rebuilt(call, module.forward, inputs)
     only = next(iter(inputs.values())) if len(inputs) == 1 else None
-    if type(module).__name__ not in BY_POSITION or only is None or only.ndim != 3 or only.numel() <= PIECE:
+    if call.kind not in BY_POSITION or only is None or only.ndim != 3 or only.numel() <= PIECE:
         return module(*args, **kwargs)
     rows = only.reshape(1, -1, only.shape[-1])
     step = max(1, PIECE // only.shape[-1])
@@ -286,7 +290,8 @@ def _between(port: mx.array, reference: torch.Tensor) -> float:
     return distance(numbers_of_mlx(port), numbers_of_torch(reference)).relative
 
 
-def _over(error: float, allowed: float) -> float:
+def over(error: float, allowed: float) -> float:
+    """Return an error over what is allowed; none is within everything, and any is beyond nothing."""
     if error == 0:
         return 0.0
     return error / allowed if allowed > 0 else math.inf

@@ -7,7 +7,6 @@ forward pass, from ids to answers; a part's weights come as its call begins and 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -33,6 +32,7 @@ from parity.spec.arrays import AnyArray
 from parity.spec.config import ModelConfig
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
+from parity.verify.exact import ExactCopy
 from reference_torch.precision import cast as cast_reference
 
 EMBEDDINGS: Final = "bert.embeddings"
@@ -91,6 +91,7 @@ class Reference:
     def fill(self, part: str, state: Mapping[str, AnyArray]) -> None:
         """Give a part its numbers, rounded to what each of its tensors is held in."""
         module = self.model.get_submodule(part)
+        exact = None if self.dtype == "float64" else ExactCopy(module)
         for name, values in state.items():
             owner, leaf = _owner(self.model, name)
             tensor = torch.from_numpy(values).to(getattr(owner, leaf).dtype)
@@ -105,8 +106,8 @@ class Reference:
         missing = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
         if missing:
             raise CheckpointError(f"the reference has a tensor {part}.{missing[0]}, which the checkpoint does not fill")
-        exact = module if self.dtype == "float64" else copy.deepcopy(module).double()
-        self.exact = {f"{part}.{name}" if name else part: one for name, one in exact.named_modules()}
+        wide = module if exact is None else exact.filled(module)
+        self.exact = {f"{part}.{name}" if name else part: one for name, one in wide.named_modules()}
 
     def empty(self, part: str) -> None:
         """Take a part's numbers away."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,14 +20,16 @@ from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung, RungName
 from parity.spec.profile import HyperProfile
-from parity.tokens import Tokens
+from parity.tokens import Tokens, require_takes
 from parity.tolerance import constant, rounding_of
 from parity.trace.calls import Call, OnCall
 from parity.trace.mlx_capture import capture_mlx
 from parity.trace.together import Unmatched, advance_together
 from parity.trace.torch_capture import capture_torch
 from parity.verify.judge import Error, Judge, Natural, distance, numbers_of_mlx, numbers_of_torch
+from parity.verify.memory import give_back
 from parity.verify.parts import EMBEDDINGS, MASKED_LM_HEAD, Port, Reference, part_of, parts_of, read_part
+from parity.verify.stored import Agreement, agreement
 
 HEAD_POSITIONS: Final = 64
 """Positions at which a masked-language model's head is run: the masks first, then others evenly spread.
@@ -42,8 +45,12 @@ OnRow = Callable[[str, BlameRow], object]
 
 @dataclass(frozen=True)
 class TopTokens:
-    """The likeliest ids at one position: the reference's in float64, and the port's, likeliest first."""
+    """The likeliest ids at one position: the reference's in float64, and the port's, likeliest first.
 
+    `row` is the sequence, of several.
+    """
+
+    row: int
     position: int
     truth: tuple[int, ...]
     port: tuple[int, ...]
@@ -62,8 +69,10 @@ class Answers:
         port: rel L2 of the port's last output (logits, or the classifier's) from the reference's in float64.
         reference: The same of the reference at the rung.
         ratio: The port's over its allowance, as for a module.
-        cosine: 1 - cos of the port's embedding and the float64 one: the model's own, or the mean over positions.
+        cosine: 1 - cos of the port's embedding and the float64 one: the model's own, or the mean over the positions
+            that are no padding; the largest of all sequences.
         top: At the masks of a masked-language model, or at the first positions where there are none.
+        stored: Port and reference against answers that a file has; empty where none is given.
     """
 
     port: float
@@ -71,6 +80,7 @@ class Answers:
     ratio: float
     cosine: float
     top: tuple[TopTokens, ...] = ()
+    stored: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,9 @@ class RungResult:
     @property
     def wiring(self) -> str:
         """In words, that the modules agree and the answers do not; else empty."""
+        apart = next((it for it in (self.answers.stored if self.answers else ()) if not it.passed), None)
+        if apart is not None and not self.table.culprits:
+            return _apart(apart)
         alone = self.table.unpaired_reference or self.table.unpaired_port
         if self.answers is None or self.answers.ratio <= 1 or self.table.culprits or alone:
             return ""
@@ -103,7 +116,10 @@ class RungResult:
     @property
     def passed(self) -> bool:
         """Whether every module keeps within its allowance, and the answers do."""
-        return self.table.passed and (self.answers is None or self.answers.ratio <= 1)
+        answered = self.answers is None or (
+            self.answers.ratio <= 1 and all(agreement.passed for agreement in self.answers.stored)
+        )
+        return self.table.passed and answered
 
     def sentence(self) -> str:
         """The verdict in one line."""
@@ -112,9 +128,9 @@ class RungResult:
 
 @dataclass(frozen=True)
 class Verification:
-    """All passes over one checkpoint."""
+    """All passes over one checkpoint; `sequences` are of one length."""
 
-    tokens: Tokens
+    sequences: tuple[Tokens, ...]
     rungs: tuple[RungResult, ...]
 
     @property
@@ -125,41 +141,49 @@ class Verification:
 
 def verify(
     checkpoint: Checkpoint,
-    tokens: Tokens,
+    tokens: Tokens | Sequence[Tokens],
     profile: HyperProfile,
     rungs: tuple[RungName, ...] = ("f32",),
     f64_layers: int = 0,
     budget_bytes: int | None = None,
     seed: int = 0,
     on_row: OnRow = lambda rung, row: None,
+    stored: Mapping[str, AnyArray] | None = None,
 ) -> Verification:
     """Run both models of a checkpoint on real ids and judge every module of the port.
 
     Args:
         checkpoint: An open checkpoint that is whole.
-        tokens: The ids.
+        tokens: The ids, of one sequence or of several of one length.
         profile: What both models mean, and how the port computes it.
         rungs: Of f32, bf16 and f16, where both run.
         f64_layers: Layers that are run in float64 besides, from the first one; the head too where that is all.
         budget_bytes: What the transforms of the port's convolutions may hold at once.
         seed: Of the perturbations behind a prediction.
         on_row: Called with the rung and every row as soon as it is known.
+        stored: Answers to these very ids, as `parity.verify.stored` has them; held against the pass at f32.
 
     Raises:
         CheckpointError: A number is not finite, or cannot be read.
+        CaseError: Sequences of several lengths, or token types that the model does not take.
     """
+    sequences = (tokens,) if isinstance(tokens, Tokens) else tuple(tokens)
+    require_takes(checkpoint.head == MASKED_LM, sequences)
     natural: dict[str, Natural] = {}
     wanted = [rung for rung in RUNGS if rung in rungs and rung != "f64"]
-    if f64_layers and "f32" not in wanted:
+    if (f64_layers or stored) and "f32" not in wanted:
         wanted.insert(0, "f32")
     plan = [(RUNGS[rung], checkpoint.config.num_hidden_layers) for rung in wanted]
     if f64_layers:
         plan.append((RUNGS["f64"], min(f64_layers, checkpoint.config.num_hidden_layers)))
     results = tuple(
-        _Pass(checkpoint, tokens, profile, rung, layers, budget_bytes, natural, seed, on_row).run()
+        _Pass(
+            checkpoint, sequences, profile, rung, layers, budget_bytes, natural, seed, on_row,
+            dict(stored or {}) if rung.name == "f32" else {},
+        ).run()
         for rung, layers in plan
-    )
-    return Verification(tokens, results)
+    )  # fmt: skip
+    return Verification(sequences, results)
 
 
 class _Pass:
@@ -168,7 +192,7 @@ class _Pass:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        tokens: Tokens,
+        sequences: tuple[Tokens, ...],
         profile: HyperProfile,
         rung: Rung,
         layers: int,
@@ -176,8 +200,13 @@ class _Pass:
         natural: dict[str, Natural],
         seed: int,
         on_row: OnRow,
+        stored: Mapping[str, AnyArray],
     ) -> None:
-        self.checkpoint, self.tokens, self.rung, self.layers = checkpoint, tokens, rung, layers
+        self.checkpoint, self.sequences, self.rung, self.layers = checkpoint, sequences, rung, layers
+        self.stored = stored
+        self.ids = np.stack([one.ids for one in sequences])
+        self.kept = np.stack([one.kept for one in sequences])
+        self.types = None if all(one.types is None for one in sequences) else _stacked_types(sequences)
         config = checkpoint.config.model_copy(update={"num_hidden_layers": layers})
         self.parts = parts_of(checkpoint.head, layers)
         self.whole = layers == checkpoint.config.num_hidden_layers
@@ -196,6 +225,7 @@ class _Pass:
             table = BlameTable(self.rung.name, tuple(self.judge.rows), *self._unpaired(alone))
             answers = self._answers() if self.whole else None
         own = {} if self.rung.name == "f64" else dict(self.judge.own)
+        gc.collect()  # captures refer to each other in circles, and the next pass is as large
         return RungResult(table, own, answers, self.layers)
 
     # --- the two sides ------------------------------------------------------------------------------------
@@ -218,24 +248,18 @@ class _Pass:
         return part_of(call.partition("#")[0], self.parts) is not None
 
     def _torch(self, on_call: OnCall) -> None:
-        ids, kept = torch.from_numpy(self.tokens.ids)[None], torch.from_numpy(self.tokens.kept)[None]
+        ids, kept, types = (_tensor(array) for array in (self.ids, self.kept, self.types))
         with (
             torch.no_grad(),
             TrueTransforms(),
             capture_torch(self.reference.model, on_call, on_enter=self._entered_reference),
         ):
-            self.outputs["reference"] = self._forward(self.reference.model, ids, self._types, kept)
+            self.outputs["reference"] = self._forward(self.reference.model, ids, types, kept)
 
     def _mlx(self, on_call: OnCall) -> None:
-        ids = mx.array(self.tokens.ids.astype(np.int32))[None]
-        kept = mx.array(self.tokens.kept.astype(np.int32))[None]
+        ids, kept, types = (_array(array) for array in (self.ids, self.kept, self.types))
         with capture_mlx(self.port.model, on_call, on_enter=self._entered_port, evaluate=True):
-            types = None if self._types is None else mx.array(self._types.numpy().astype(np.int32))
             self.outputs["port"] = self._forward(self.port.model, ids, types, kept)
-
-    @property
-    def _types(self) -> torch.Tensor | None:
-        return None if self.tokens.types is None else torch.from_numpy(self.tokens.types)[None]
 
     def _forward(self, model: Any, ids: Any, types: Any, kept: Any) -> dict[str, Any]:
         """Run a model of either side as far as the pass goes; the head of logits at some positions alone."""
@@ -249,10 +273,13 @@ class _Pass:
     @property
     def positions(self) -> list[int]:
         """Where the head of logits is run: the masks, then positions evenly spread."""
-        length = len(self.tokens.ids)
-        spread = np.linspace(0, length - 1, min(length, HEAD_POSITIONS)).astype(int).tolist()
-        masks = list(self.tokens.masks[:HEAD_POSITIONS])
-        return [*masks, *(place for place in spread if place not in masks)][:HEAD_POSITIONS]
+        length = self.ids.shape[1]
+        if "logits" in self.stored:
+            return list(range(length))
+        count = max(1, HEAD_POSITIONS // len(self.sequences))
+        spread = np.linspace(0, length - 1, min(length, count)).astype(int).tolist()
+        masks = list(dict.fromkeys(place for one in self.sequences for place in one.masks))[:count]
+        return [*masks, *(place for place in spread if place not in masks)][:count]
 
     # --- parts --------------------------------------------------------------------------------------------
 
@@ -267,9 +294,11 @@ class _Pass:
             self.port.fill(self._numbers(part), self.checkpoint.ties)
 
     def _numbers(self, part: str) -> dict[str, AnyArray]:
-        """The tensors of a part, read once for both sides."""
-        if self.state[0] != part:
-            self.state = (part, read_part(self.checkpoint, part))
+        """The tensors of a part, read once for both sides; the second takes them away."""
+        if self.state[0] == part:
+            found, self.state = self.state[1], ("", {})
+            return found
+        self.state = (part, read_part(self.checkpoint, part))
         return self.state[1]
 
     def _advance_exact(self, call: Call) -> None:
@@ -279,11 +308,11 @@ class _Pass:
         name, module = call.module, self.reference.exact[call.module]
         with torch.no_grad(), TrueTransforms():
             if name == EMBEDDINGS:
-                self.exact["hidden"] = module(torch.from_numpy(self.tokens.ids)[None], self._types)
+                self.exact["hidden"] = module(_tensor(self.ids), _tensor(self.types))
             elif name == MASKED_LM_HEAD:
                 self.exact["logits"] = module(self.exact["hidden"][:, self.positions])
             elif name == "bert.pooler":
-                self.exact["pooled"] = module(self.exact["hidden"], torch.from_numpy(self.tokens.kept)[None])
+                self.exact["pooled"] = module(self.exact["hidden"], _tensor(self.kept))
             elif name == "classifier":
                 self._exact_classifier(module)
             else:
@@ -303,6 +332,7 @@ class _Pass:
             self.reference.empty(reference.module)
             self.port.empty()
             self.state = ("", {})
+            give_back()
 
     # --- answers ------------------------------------------------------------------------------------------
 
@@ -313,24 +343,49 @@ class _Pass:
         port = numbers_of_mlx(made[last])
         truth = numbers_of_torch(exact[last])
         mine, base = distance(port, truth), distance(numbers_of_torch(theirs[last]), truth)
+        hidden = distance(numbers_of_torch(theirs["hidden"]), numbers_of_torch(exact["hidden"])).relative
         return Answers(
             mine.relative,
             base.relative,
-            _answers_ratio(mine, base, self.rung),
-            _cosine_distance(_embedding(made, self.checkpoint.head), _embedding(exact, self.checkpoint.head)),
+            _answers_ratio(mine, base, hidden, self.rung),
+            self._cosine(made, exact),
             self._top(port, truth) if last == "logits" else (),
+            tuple(self._agreement(answer, hidden) for answer in self.stored),
         )
+
+    def _agreement(self, answer: str, hidden: float) -> Agreement:
+        exact, theirs = self.exact[answer], self.outputs["reference"][answer]
+        port = numbers_of_mlx(self.outputs["port"][answer])
+        return agreement(answer, self.stored[answer], numbers_of_torch(exact), numbers_of_torch(theirs), port, hidden)
+
+    def _cosine(self, made: Mapping[str, Any], exact: Mapping[str, Any]) -> float:
+        """The largest of all sequences; NaN where one is unknown."""
+        pairs = zip(self._embeddings(made), self._embeddings(exact), strict=True)
+        return float(np.max([_cosine_distance(one, other) for one, other in pairs]))
+
+    def _embeddings(self, outputs: Mapping[str, Any]) -> list[Array]:
+        """The vector of every sequence: the model's own, or the mean over the positions that are no padding."""
+        own = self.checkpoint.head == CLASSIFICATION
+        values = outputs["embedding" if own else "hidden"]
+        array = numbers_of_torch(values) if isinstance(values, torch.Tensor) else numbers_of_mlx(values)
+        wide = [np.asarray(row, dtype=np.float64) for row in array]
+        return wide if own else [row[one.kept == 1].mean(axis=0) for row, one in zip(wide, self.sequences, strict=True)]
 
     def _top(self, port: AnyArray, truth: AnyArray) -> tuple[TopTokens, ...]:
-        shown = self.positions[: max(1, min(len(self.tokens.masks), HEAD_POSITIONS))]
+        places = {position: column for column, position in enumerate(self.positions)}
+        masks = [(row, place) for row, one in enumerate(self.sequences) for place in one.masks if place in places]
         return tuple(
-            TopTokens(position, _likeliest(truth[0, row]), _likeliest(port[0, row]))
-            for row, position in enumerate(shown)
+            TopTokens(row, place, _likeliest(truth[row, places[place]]), _likeliest(port[row, places[place]]))
+            for row, place in (masks[:HEAD_POSITIONS] or [(0, self.positions[0])])
         )
 
 
-def _answers_ratio(mine: Error, base: Error, rung: Rung) -> float:
-    """As for a module; at f64, where the reference is the truth, answers are reported and the modules judge."""
+def _answers_ratio(mine: Error, base: Error, hidden: float, rung: Rung) -> float:
+    """As for a module; at f64, where the reference is the truth, answers are reported and the modules judge.
+
+    A classifier's answers are few numbers, in which the reference may be lucky. So it is taken to lose no less,
+    relative to them, than `hidden`, its relative error in the hidden states that they are made of.
+    """
     if not math.isfinite(mine.largest):
         return math.inf
     if rung.name == "f64":
@@ -338,7 +393,7 @@ def _answers_ratio(mine: Error, base: Error, rung: Rung) -> float:
     held = BY_DTYPE[rung.dtype]
     rounding = rounding_of(mine.size, mine.peak, held)
     factor = 2 ** (constant("margin") + constant("margin_beyond"))
-    return mine.rms / (factor * max(base.rms, rounding[0]) + held.quantum)
+    return mine.rms / (factor * max(base.rms, hidden * mine.size, rounding[0]) + held.quantum)
 
 
 def _likeliest(logits: AnyArray) -> tuple[int, ...]:
@@ -346,12 +401,31 @@ def _likeliest(logits: AnyArray) -> tuple[int, ...]:
     return tuple(int(number) for number in order)
 
 
-def _embedding(outputs: Mapping[str, Any], head: str) -> Array:
-    name = "embedding" if head == CLASSIFICATION else "hidden"
-    values = outputs[name]
-    array = numbers_of_torch(values) if isinstance(values, torch.Tensor) else numbers_of_mlx(values)
-    wide = np.asarray(array[0], dtype=np.float64)
-    return wide if head == CLASSIFICATION else np.asarray(wide.mean(axis=0))
+def _stacked_types(sequences: Sequence[Tokens]) -> AnyArray:
+    return np.stack([np.zeros_like(one.ids) if one.types is None else one.types for one in sequences])
+
+
+def _tensor(array: AnyArray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)
+
+
+def _array(array: AnyArray | None) -> mx.array | None:
+    return None if array is None else mx.array(array.astype(np.int32))
+
+
+def _apart(agreement: Agreement) -> str:
+    """Say which of both is not what was stored, and what that may be."""
+    if agreement.ratio > 1:
+        return (
+            f"the reference in float64 differs from the stored {agreement.answer} by {agreement.reference:.2g}, "
+            f"{agreement.ratio:.3g} times what rounding explains, most at {list(agreement.place)}: they are of other "
+            "ids, types or weights, or of another setting: --profile, or --set hyena_w_mod, layer_norm_eps and "
+            "whatever else `parity checkpoint inspect` lists as not stored"
+        )
+    return (
+        f"the port differs from the stored {agreement.answer} by {agreement.port:.2g}, {agreement.port_ratio:.3g} "
+        "times what is allowed, and the reference does not"
+    )
 
 
 def _cosine_distance(one: Array, other: Array) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,3 +87,43 @@ def test_what_is_no_such_library_is_refused(tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert words in done.stderr.splitlines()[-1]
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+TORCHS = pytest.mark.skipif(torch_library() is None, reason="this torch brings no libtorch_cpu.so")
+
+
+def command(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "parity", *arguments],
+        env=clean_environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@LINUX
+@TORCHS
+def test_env_shows_another_fingerprint_for_another_library() -> None:
+    found: dict[str, Any] = {
+        choice: json.loads(command("env", "--json", "--mlx-blas", choice)) for choice in ("bundled", "torch")
+    }
+    assert found["bundled"]["environment"]["key"] != found["torch"]["environment"]["key"]
+    assert found["bundled"]["mlx_blas_in_effect"].startswith("bundled ")
+    assert "libtorch_cpu" in found["torch"]["mlx_blas_in_effect"]
+    for facts in found.values():
+        assert facts["mlx_blas_in_effect"] in facts["environment"]["mlx_blas"]
+
+
+@LINUX
+@TORCHS
+@pytest.mark.parametrize(("arguments", "library"), [([], "bundled "), (["--mlx-blas", "torch"], "libtorch_cpu")])
+def test_run_records_who_multiplied(arguments: list[str], library: str, tmp_path: Path) -> None:
+    plan = ["mlp", "--profile", "canonical", "--rung", "f32", "--budget", "quick", "--seed", "0"]
+    command("run", *plan, "--out", str(tmp_path), *arguments)
+    environment = json.loads((tmp_path / "summary.json").read_text())["environment"]
+    assert library in environment["mlx_blas_in_effect"]
+    assert environment["mlx_blas_in_effect"] in environment["mlx_blas"]

@@ -123,17 +123,17 @@ def private_folders(text: str) -> list[str]:
 
 
 def test_nothing_private_is_told(environment: Environment) -> None:
-    assert private_folders(to_json(environment, [])) == []
+    assert private_folders(to_json(environment, [], "a library")) == []
 
 
 def test_the_privacy_check_sees_a_planted_folder(environment: Environment) -> None:
     leaky = dataclasses.replace(environment, mlx_blas=(f"{sys.prefix}/lib/libblas.so",))
-    assert sys.prefix in private_folders(to_json(leaky, []))
+    assert sys.prefix in private_folders(to_json(leaky, [], "a library"))
 
 
 def test_json_is_sorted_and_complete(environment: Environment) -> None:
     row = ProbeRow("mlx", "sin", "float64", 24.5, "float64")
-    text = to_json(environment, [row])
+    text = to_json(environment, [row], "a library")
     document = json.loads(text)
     assert text == json.dumps(document, sort_keys=True, indent=2)
     assert document["environment"] == {**environment.to_dict(), "key": environment.key()}

@@ -16,6 +16,7 @@ from harness_pieces import invoke
 from safetensors.numpy import load_file
 from verify_faults import FAULTS, LAYER, Fault
 
+import parity.verify.exact
 import parity.verify.judge
 from mlx_impl.ops import Ops
 from mlx_impl.weights import parameters
@@ -27,9 +28,10 @@ from parity.spec.precision import RUNGS
 from parity.spec.profile import CANONICAL, load_profile
 from parity.tokens import Tokens, tokens_of
 from parity.verify import Verification, verify
+from parity.verify.exact import ExactCopy, ExactEmbedding, ExactLinear
 from parity.verify.judge import distance
 from parity.verify.parts import Port, Reference, parts_of, read_part
-from parity.verify.passes import _Pass
+from parity.verify.passes import _answers_ratio, _Pass
 
 GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "masked_lm_0.safetensors"
 
@@ -288,6 +290,34 @@ def test_modules_by_position_give_the_same_in_pieces(monkeypatch: pytest.MonkeyP
         assert one.own == pytest.approx(other.own, rel=1e-3)
 
 
+def test_tables_that_are_widened_as_they_are_used_give_what_wide_ones_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity.verify.exact, "LARGE", 1)
+    monkeypatch.setattr(parity.verify.exact, "WIDENED", 40)
+    generator = torch.Generator().manual_seed(0)
+    for bias in (True, False):
+        with torch.device("meta"):
+            whole = torch.nn.Sequential(torch.nn.Embedding(11, 6), torch.nn.Linear(6, 17, bias=bias))
+        copy = ExactCopy(whole)
+        whole.to_empty(device="cpu")
+        for values in whole.parameters():
+            values.data.copy_(torch.randn(values.shape, generator=generator))
+        exact = copy.filled(whole)
+        assert [type(part) for part in exact] == [ExactEmbedding, ExactLinear]
+        assert exact[1].weight.data_ptr() == whole[1].weight.data_ptr()
+        with torch.no_grad():
+            found = exact(torch.arange(10).reshape(2, 5))
+            wanted = whole.double()(torch.arange(10).reshape(2, 5))
+        assert found.dtype == torch.float64
+        assert torch.allclose(found, wanted, rtol=1e-14, atol=1e-14)
+
+
+def test_a_reference_that_is_lucky_in_few_answers_accuses_nobody() -> None:
+    exact = np.array([1.0, 2.0, 3.0])
+    made, lucky = distance(exact * (1 + 1e-4), exact), distance(exact * (1 + 1e-7), exact)
+    assert _answers_ratio(made, lucky, 3e-5, RUNGS["f32"]) < 1
+    assert _answers_ratio(made, lucky, 3e-6, RUNGS["f32"]) > 1
+
+
 # --- the command ------------------------------------------------------------------------------------------
 
 
@@ -324,7 +354,7 @@ def test_json_has_every_row() -> None:
         (["--rung", "f8"], "f8"),
         (["--length", "17"], "the model has 16"),
         (["--text", "a"], "--tokenizer"),
-        (["--profile", "extended_precision"], "not implemented yet"),
+        (["--profile", "unheard_of"], "unheard_of"),
         (["--set", "hyena_w_mod=no"], "hyena_w_mod"),
         (["--ids", "missing.json"], "cannot be read"),
         (["--mlx-blas", "nowhere.so"], "--mlx-blas"),
