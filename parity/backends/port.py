@@ -62,7 +62,8 @@ def fill_port(pair: Pair, module: nn.Module, rung: Rung, state: Mapping[str, Any
     """
     cast(module, MLX_DTYPES[rung.dtype])
     if not pair.fresh:
-        pair.transfer(module, {name: mlx_from_numpy(array, "float64") for name, array in state.items()})
+        arrays = {id(array): mlx_from_numpy(array, "float64") for array in state.values()}
+        pair.transfer(module, {name: arrays[id(array)] for name, array in state.items()})  # an alias stays one
         cast(module, MLX_DTYPES[rung.dtype])
     return module.eval()
 

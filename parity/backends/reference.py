@@ -107,8 +107,10 @@ def _require(problems: list[str]) -> None:
 
 
 def state_of(module: nn.Module) -> dict[str, AnyArray]:
-    """Return the whole state dict, aliases included, as NumPy arrays."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+    """Return the whole state dict as NumPy arrays; aliases of one parameter are the very same array."""
+    tensors = module.state_dict(keep_vars=True)
+    arrays = {id(tensor): tensor.detach().cpu().numpy().copy() for tensor in tensors.values()}
+    return {name: arrays[id(tensor)] for name, tensor in tensors.items()}
 
 
 def run_reference(
