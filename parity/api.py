@@ -398,31 +398,35 @@ def _by_signature(module: Any, inputs: Mapping[str, Any]) -> Any:
 
 
 def named_outputs(result: Any, main: str = "") -> dict[str, Any]:
-    """Return the floating tensors of what a module returned, by name, the main one last.
+    """Return the tensors of what a module returned, by name, the main one last.
 
     A tensor is `y`, or `main`; the parts of a tuple are `y[0]`, `y[1]`, ..., those of a mapping, a named tuple or a
-    dataclass have its keys; what lies deeper has both, `cache[0].keys`. What is no floating tensor is left out.
+    dataclass have its keys; what lies deeper has both, `cache[0].keys`. What is no tensor, and complex ones, are left
+    out.
 
     Args:
         result: A tensor of either framework, or tuples, lists, mappings and dataclasses of them.
-        main: Name of the main output; the first one if empty.
+        main: Name of the main output, of floats where there are any; the first such one if empty.
 
     Raises:
-        ValueError: There is no floating tensor, or none called `main`.
+        ValueError: There is no tensor, none called `main`, or that one is not the one to measure.
     """
-    if _is_floating(result):
+    if _is_judged(result):
         return {main or "y": result}
     found = dict(_leaves("", result))
     if not found:
-        raise ValueError(f"the module returned no floating tensor; got {type(result).__name__}")
+        raise ValueError(f"the module returned no tensor of floats, integers or booleans; got {type(result).__name__}")
     if main and main not in found:
         raise ValueError(f"the module returned no output called {main!r}; got {', '.join(found)}")
-    last = main or next(iter(found))
+    floating = [name for name, tensor in found.items() if _is_floating(tensor)]
+    last = main or next(iter(floating or found))
+    if floating and last not in floating:
+        raise ValueError(f"main= names floats, on which accuracy is measured: {', '.join(floating)}; got {main!r}")
     return {**{name: tensor for name, tensor in found.items() if name != last}, last: found[last]}
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if _is_floating(value):
+    if _is_judged(value):
         yield name, value
         return
     for key, part in _items(value):
@@ -446,6 +450,14 @@ def _is_floating(value: Any) -> bool:
     if torch is not None and isinstance(value, torch.Tensor):
         return bool(value.is_floating_point())
     return mlx is not None and isinstance(value, mlx.array) and bool(mlx.issubdtype(value.dtype, mlx.floating))
+
+
+def _is_judged(value: Any) -> bool:
+    """Whether a value is a tensor that is not complex."""
+    torch, mlx = sys.modules.get("torch"), sys.modules.get("mlx.core")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return not value.is_complex()
+    return mlx is not None and isinstance(value, mlx.array) and value.dtype != mlx.complex64
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.cases import Case
 from parity.results import Digest
-from parity.trace import TracedTensor
+from parity.trace import Trace, TracedTensor
 
 GRADIENTS: Final = "gradients"
 """Name of the one hash over all gradients: there are as many as parameters, and a baseline is read by people."""
@@ -30,8 +30,9 @@ class RunningDigest:
     def add(self, case: Case, names: Iterable[str], port: Mapping[str, TracedTensor] | None) -> None:
         """Add one case: the tensors called `names`, in their order; a tensor that is missing counts as such."""
         self.cases = _chained(self.cases, case.to_json().encode())
+        held = port.everything if isinstance(port, Trace) else port or {}
         for name in names:
-            found = None if port is None else port.get(name)
+            found = held.get(name)
             self.tensors[name] = _chained(self.tensors.get(name, ""), _bytes(found))
 
     def resume(self, cases: str, tensors: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
-from parity.backends.noise import Noise, predict_noise, same_shape, with_rounding
+from parity.backends.noise import Noise, draw_exact, predict_noise, same_shape, with_rounding
 from parity.backends.port import arithmetic, build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
@@ -30,12 +30,12 @@ from parity.backends.reference import (
 from parity.backends.roughness import roughness
 from parity.backends.truth import compute_truth
 from parity.cases import Case, draw_inputs, draw_parameters
-from parity.errors import CaseError
+from parity.errors import CaseError, ConfigError
 from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
 from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
-from parity.spec.arrays import Arrays
+from parity.spec.arrays import AnyArray, Arrays
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
 from parity.tolerance import (
@@ -47,11 +47,14 @@ from parity.tolerance import (
     constant,
     propagated,
 )
-from parity.trace import Trace, TracedTensor
-from parity.verdict import Judgement, failed, judge
+from parity.trace import Trace, TracedTensor, kind_of
+from parity.verdict import Judgement, failed, judge, judge_exact
 
 UNSTEADY: Final = "its shape depends on rounding"
 """Why an intermediate of the reference is compared with nothing."""
+
+INNER: Final = "integers or booleans, which are compared where they are outputs"
+"""Why one of either side is."""
 
 LARGEST_VALUE: Final[Mapping[str, float]] = {"f16": 65504.0 / 8, "bf16": 2.0**60, "f32": 2.0**60}
 """A case is judged at a rung only if every operation of the float64 reference stays below this.
@@ -167,6 +170,7 @@ class Bench:
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
+        self._exact: dict[tuple[str, int], Sequence[Mapping[str, AnyArray]]] = {}
         self._main_outputs: dict[str, TracedTensor] = {}
         self._kappa: Mapping[str, float] | None = None
 
@@ -177,6 +181,31 @@ class Bench:
         if rung.name not in self._references:
             self._references[rung.name] = run_reference(self.pair, self.modules.reference(rung), self.inputs, rung)
         return self._references[rung.name]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all outputs, those of integers or booleans first."""
+        return (*self.truth.exact, *self.truth.outputs)
+
+    @property
+    def main(self) -> str:
+        """Name of the main output, on which accuracy is measured.
+
+        Raises:
+            ConfigError: The module returns integers or booleans alone.
+        """
+        if not self.truth.outputs:
+            raise ConfigError(
+                f"pair {self.pair.name!r}: strata= measures the accuracy of floats, and the module returns "
+                f"{', '.join(self.truth.exact)} alone, which are compared exactly: leave strata= out"
+            )
+        return self.truth.outputs[-1]
+
+    def exact(self, rung: Rung, draws: int) -> Sequence[Mapping[str, AnyArray]]:
+        """Return the outputs of integers or booleans that rounding at `rung` gives, by so many draws."""
+        if (rung.name, draws) not in self._exact:
+            self._exact[rung.name, draws] = draw_exact(self.pair, self.module, self.inputs, rung, draws, self.case.seed)
+        return self._exact[rung.name, draws]
 
     def reference_output(self, rung: Rung) -> TracedTensor:
         """Return the reference's main output at `rung`, without the intermediates."""
@@ -224,7 +253,8 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     A port that raises fails in its outputs, with what it raised as the reason. It is called twice: one that remembers
     its first call is judged by the call that lies farther from the truth. At the finest rung it has answered for other
     inputs before, in every other case: one that keeps something of them is wrong for these. Where a tensor comes near
-    its allowance or moderately beyond it, the predicted error is drawn more often, and that prediction counts.
+    its allowance or moderately beyond it, the predicted error is drawn more often, and that prediction counts. Outputs
+    of integers or booleans come last: where they are wrong alone, no float is.
     """
     skipped = out_of_range(bench, rung)
     if skipped:
@@ -236,7 +266,7 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
             port, again = (_own_outputs(bench, run_port(bench.pair, module, bench.inputs, rung)) for _ in range(2))
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
         raised = failed(f"the port raised {type(error).__name__}: {error}", traceback.format_exc())
-        return Examination(dict.fromkeys(bench.truth.outputs, raised))
+        return Examination(dict.fromkeys((*bench.truth.outputs, *bench.truth.exact), raised))
     if not _equal(port, again):
         port = _farther(bench, port, again)
     seen = port if bench.pair.same_tree else _in_layout(bench, port)
@@ -247,8 +277,42 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
         judgements = _judgements(bench, profile, rung, seen, REFINED_DRAWS, apart)
     unpaired = [name for name in port if name not in bench.truth and name not in apart]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
+    judgements |= _exact_judgements(bench, rung, port)
+    apart |= _apart_exact(bench, port)
     leaked = tuple(dict.fromkeys(leak.operation for leak in leaks))
     return Examination(judgements, port=port, leaks=leaked, unpaired=apart)
+
+
+def _exact_judgements(bench: Bench, rung: Rung, port: Trace) -> dict[str, Judgement]:
+    """Judge the outputs of integers or booleans; what rounding makes of them is drawn where one is not the truth's."""
+    found = {}
+    for name in bench.truth.exact:
+        found[name] = _exact_judgement(bench, rung, port, name, 0)
+        for draws in (SCREENING_DRAWS, REFINED_DRAWS):
+            if _is_true(bench.truth, port, name) or found[name].passed or bench.pair.fresh:
+                break
+            found[name] = _exact_judgement(bench, rung, port, name, draws)
+    return found
+
+
+def _exact_judgement(bench: Bench, rung: Rung, port: Trace, name: str, draws: int) -> Judgement:
+    if name in port:
+        return failed(f"{port[name].dtype}, the reference has {kind_of(bench.truth.exact[name])}")
+    drawn = [run[name] for run in bench.exact(rung, draws)] if draws else []
+    return judge_exact(bench.truth.exact[name], bench.reference(rung).exact[name], port.exact.get(name), drawn)
+
+
+def _is_true(truth: Trace, port: Trace, name: str) -> bool:
+    return name in port.exact and np.array_equal(port.exact[name], truth.exact[name])
+
+
+def _apart_exact(bench: Bench, port: Trace) -> dict[str, str]:
+    """Return the integers and booleans that were compared with nothing, and why."""
+    surplus = [name for name in port.exact if name not in bench.outputs]
+    if bench.pair.same_tree:
+        return dict.fromkeys(surplus, "the reference has no such tensor")
+    inner = (name for name in (*bench.truth.inner, *port.inner) if name not in bench.outputs)
+    return dict.fromkeys(inner, INNER) | dict.fromkeys(surplus, "the reference has no such tensor")
 
 
 def _call_before(bench: Bench, module: Any, rung: Rung) -> None:
@@ -265,9 +329,9 @@ def _call_before(bench: Bench, module: Any, rung: Rung) -> None:
 
 def _own_outputs(bench: Bench, port: Trace) -> Trace:
     """Leave out the submodules that have the name of an output: one that the port lacks is not to be taken for it."""
-    outputs = set(bench.truth.outputs)
+    outputs = set(bench.outputs)
     kept = {name: tensor for name, tensor in port.tensors.items() if name in port.outputs or name not in outputs}
-    return Trace(kept, port.outputs)
+    return replace(port, tensors=kept)
 
 
 def _in_layout(bench: Bench, port: Trace) -> Trace:
@@ -277,7 +341,7 @@ def _in_layout(bench: Bench, port: Trace) -> Trace:
         order = nearest_layout(port[name].values, bench.truth[name].values)
         if order is not None:
             moved[name] = replace(port[name], values=np.ascontiguousarray(port[name].values.transpose(order)))
-    return Trace(moved, port.outputs)
+    return replace(port, tensors=moved)
 
 
 def _unpaired(bench: Bench, port: Trace) -> dict[str, str]:
@@ -300,24 +364,37 @@ def _unsteady(bench: Bench, rung: Rung, draws: int) -> dict[str, str]:
 
 def _equal(one: Trace, other: Trace) -> bool:
     """Whether two traces have the same tensors, bit for bit."""
-    return one.keys() == other.keys() and all(
-        one[name].dtype == other[name].dtype and one[name].values.tobytes() == other[name].values.tobytes()
-        for name in one
+    return (
+        one.keys() == other.keys()
+        and all(
+            one[name].dtype == other[name].dtype and one[name].values.tobytes() == other[name].values.tobytes()
+            for name in one
+        )
+        and one.exact.keys() == other.exact.keys()
+        and all(np.array_equal(array, other.exact[name]) for name, array in one.exact.items())
     )
 
 
 def _farther(bench: Bench, one: Trace, other: Trace) -> Trace:
-    """Return the trace whose main output lies farther from the truth, or cannot be compared with it."""
-    main = bench.truth.outputs[-1]
-    truth = bench.truth[main].values
+    """Return the trace whose main output lies farther from the truth, or cannot be compared with it.
 
-    def distance(trace: Trace) -> float:
-        found = trace.get(main)
-        if found is None or found.values.shape != truth.shape or not np.isfinite(found.values).all():
-            return math.inf
-        return float(np.linalg.norm(found.values - truth))
+    Of two that lie equally far it is the one of more outputs that are not the truth's integers or booleans.
+    """
 
-    return max(one, other, key=distance)
+    def distances(trace: Trace) -> tuple[float, int]:
+        lost = sum(not _is_true(bench.truth, trace, name) for name in bench.truth.exact)
+        return _distance(bench.truth, trace) if bench.truth.outputs else 0.0, lost
+
+    return max(one, other, key=distances)
+
+
+def _distance(truth: Trace, port: Trace) -> float:
+    """Return the distance between the main outputs, infinite where they cannot be compared."""
+    main = truth.outputs[-1]
+    found, exact = port.get(main), truth[main].values
+    if found is None or found.values.shape != exact.shape or not np.isfinite(found.values).all():
+        return math.inf
+    return float(np.linalg.norm(found.values - exact))
 
 
 def out_of_range(bench: Bench, rung: Rung) -> str:
@@ -336,6 +413,9 @@ def _judgements(
     for name, truth in bench.truth.items():
         if name in apart:
             continue
+        if name in port.exact:
+            judgements[name] = failed(f"{kind_of(port.exact[name])}, the reference has {reference[name].dtype}")
+            continue
         held = BY_DTYPE[reference[name].dtype]
         noise = with_rounding(Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name], truth.values, held)
         allowance = None if fresh else propagated(noise.rms, noise.maximum, rung, held)
@@ -350,7 +430,7 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung, limit: float) -> R
 
     Above `limit` bits the error is also compared with what faithful arithmetic makes there.
     """
-    main = bench.truth.outputs[-1]
+    main = bench.main
     truth, reference = bench.truth[main].values, bench.reference_output(rung)
     held, case = BY_DTYPE[reference.dtype], bench.case.to_json()
     try:
@@ -441,8 +521,10 @@ def _roughness(bench: Bench, profile: HyperProfile, name: str) -> float | None:
 
 
 def fidelity(bench: Bench, canonical: Bench) -> float:
-    """Return the rel L2 between the main outputs of two meanings' float64 references."""
-    main = list(canonical.truth)[-1]
+    """Return the rel L2 between the main outputs of two meanings' float64 references, 0 where they have no float."""
+    if not canonical.truth.outputs:
+        return 0.0
+    main = canonical.main
     return measure(bench.truth[main].values, canonical.truth[main].values, RUNGS["f64"]).rel_l2
 
 

@@ -74,8 +74,7 @@ class GradientBench:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.cotangents = draw_cotangents(bench.truth, bench.case.seed)
-        specs = bench.pair.inputs(bench.case.options)
-        self.varied = frozenset(name for name, spec in specs.items() if spec.kind == "float" and name in bench.inputs)
+        self.varied = varied_inputs(bench)
         self._gradients: dict[str, Mapping[str, TracedTensor]] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
         self._beside: dict[str, GradientBench] = {}
@@ -132,6 +131,12 @@ class GradientBench:
         if rung.name not in self._beside:
             self._beside[rung.name] = GradientBench(aside(self.bench, self.varied, rung))
         return self._beside[rung.name]
+
+
+def varied_inputs(bench: Bench) -> frozenset[str]:
+    """Return the names of the inputs that have gradients: no mask does."""
+    specs = bench.pair.inputs(bench.case.options)
+    return frozenset(name for name, spec in specs.items() if spec.kind == "float" and name in bench.inputs)
 
 
 def aside(bench: Bench, varied: Collection[str], rung: Rung) -> Bench:

@@ -50,14 +50,15 @@ class Row:
 
     `order` is the tensor's place in the reference's execution, gradients behind all of it; of the statistics, `ratio`
     and those after it belong to the worst case, `special` and the counts to all cases. What follows `rerun` is no
-    column: elements by octave of their error in ulps, over all cases, and every case of an output.
+    column: elements by octave of their error in ulps, over all cases, every case of an output, and, of integers and
+    booleans (`exact`), how many elements are none that rounding allows, and how many it leaves undecided.
     """
 
     component: str
     profile: str
     rung: str
     tensor: str
-    kind: Literal["intermediate", "output", "gradient", "none"]
+    kind: Literal["intermediate", "output", "exact", "gradient", "none"]
     order: int
     verdict: Verdict = "pass"
     reason: str = ""
@@ -92,6 +93,8 @@ class Row:
     port_ulps: list[int] = field(default_factory=list)
     reference_ulps: list[int] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    mismatched: int = 0
+    undecided: int = 0
 
     def add(self, judgement: Judgement, case: Case, rerun: str) -> None:
         """Count one case and keep its statistics if it is the worst so far."""
@@ -100,6 +103,10 @@ class Row:
         self.cases_failed += not judgement.passed
         self.cases_powerless += judgement.powerless and judgement.passed
         self.elements += judgement.port.count if judgement.port else 0
+        if judgement.exact is not None:
+            self.elements += judgement.exact.count
+            self.mismatched += judgement.exact.mismatched
+            self.undecided += judgement.exact.undecided
         if judgement.special is not None:
             self.nan_mismatches += judgement.special.nan
             self.inf_mismatches += judgement.special.inf
@@ -142,6 +149,11 @@ class Row:
             self.bias, self.bias_z = port.bias, port.bias_z
             self.correctly_rounded = port.correctly_rounded
             self.reference_correctly_rounded = reference.correctly_rounded
+        if judgement.exact is not None and judgement.exact.count:
+            exact = judgement.exact
+            self.max_abs_index = " ".join(map(str, exact.index))
+            self.correctly_rounded = exact.equal / exact.count
+            self.reference_correctly_rounded = exact.reference_equal / exact.count
 
 
 def _added(counts: list[int], more: tuple[int, ...]) -> list[int]:
@@ -154,7 +166,8 @@ class Failure:
 
     `first_bad` is the first failing tensor in execution order, in the case that was shrunk (or, where shrinking found
     none, the smallest failing one); `cases_failed` of `cases` failed. `worst_case` is the failing case of the largest
-    ratio, and `worst_ratio` that ratio. `kind` says what failed: a tensor; a gradient, where tensors are right; NaN or
+    ratio, and `worst_ratio` that ratio. `kind` says what failed: a tensor; an output of integers or booleans, where
+    floats are right (`exact`); a gradient, where tensors are right; NaN or
     an infinity, planted in an input, that comes out elsewhere though numbers are right (`special`, its cases are values
     planted); or a whole stratum that is less accurate than the reference. `meaning` says how a tensor fails, None for
     the other kinds; `attribution` which known meaning the port has. `detail` is the traceback of a port that raised,
@@ -178,7 +191,7 @@ class Failure:
     meaning: Meaning | None = None
     attribution: tuple[str, ...] = ()
     bundle: str = ""
-    kind: Literal["tensor", "gradient", "special", "stratum"] = "tensor"
+    kind: Literal["tensor", "exact", "gradient", "special", "stratum"] = "tensor"
 
     @property
     def replay(self) -> str:

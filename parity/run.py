@@ -7,7 +7,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 from parity.accuracy import Assessment
 from parity.backends.reference import build_reference, run_reference
@@ -457,7 +457,7 @@ class _PairRun:
             self.distances[profile.name] = max(distance, self.distances.get(profile.name, 0.0))
             for rung in rungs:
                 self.check()
-                self._gather(case, profile, rung, examine(bench, profile, RUNGS[rung]), bench.truth.outputs)
+                self._gather(case, profile, rung, examine(bench, profile, RUNGS[rung]), bench)
 
     def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
         meaning = self.pair.meaning(profile)
@@ -471,7 +471,7 @@ class _PairRun:
         profile: HyperProfile,
         rung: RungName,
         examination: Examination,
-        outputs: tuple[str, ...],
+        bench: Bench,
     ) -> None:
         if examination.skipped:
             key = (profile.name, rung, examination.skipped)
@@ -488,7 +488,7 @@ class _PairRun:
                     profile.name,
                     rung,
                     name,
-                    "output" if name in outputs else "intermediate",
+                    _kind(bench, name),
                     order,
                 ),
             )
@@ -543,8 +543,8 @@ class _PairRun:
         return failures
 
     def _explained(self, failure: Failure, profile: HyperProfile, rung: RungName) -> Failure:
-        """The failure with the words of `explain`; a port that raises computes no meaning."""
-        if self.plan.explain is None or failure.detail:
+        """The failure with the words of `explain`; no port that raises computes a meaning, and no integer shows one."""
+        if self.plan.explain is None or failure.detail or failure.kind == "exact":
             return failure
         self.check()
         try:
@@ -560,6 +560,7 @@ class _PairRun:
         judgements = examination.judgements
         name = first_bad(judgements) or "none: the case passed when it was run again"
         judgement = judgements.get(name)
+        is_exact = name in bench.truth.exact
         return Failure(
             component=self.pair.name,
             profile=profile.name,
@@ -575,8 +576,9 @@ class _PairRun:
             detail=judgement.detail if judgement else "",
             worst_case=worst.to_json(),
             worst_ratio=worst_ratio,
-            meaning=classify_tensor(bench, profile, name, RUNGS[rung]),
+            meaning=None if is_exact else classify_tensor(bench, profile, name, RUNGS[rung]),
             bundle=self._packed(bench, profile, rung, examination),
+            kind="exact" if is_exact else "tensor",
         )
 
     def _shrink(self, profile: HyperProfile, rung: RungName) -> Case | None:
@@ -590,3 +592,9 @@ class _PairRun:
         return (
             first_bad(examine(self.plan.bench(self.pair, case, profile), profile, RUNGS[rung]).judgements) is not None
         )
+
+
+def _kind(bench: Bench, name: str) -> Literal["intermediate", "output", "exact"]:
+    if name in bench.truth.exact:
+        return "exact"
+    return "output" if name in bench.truth.outputs else "intermediate"

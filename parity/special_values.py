@@ -90,7 +90,7 @@ def _differences(modules: Modules, profile: HyperProfile, rung: Rung, inputs: Ma
         with arithmetic(pair, rung):
             port = run_port_outputs(pair, modules.port(profile, rung), inputs, rung)
     except Exception as error:  # noqa: BLE001 - a port that raises is a port that fails, whatever it raises
-        return {reference.outputs[-1]: f"the port raised {type(error).__name__}: {error}"}
+        return {[*reference.exact, *reference.outputs][-1]: f"the port raised {type(error).__name__}: {error}"}
     found = {name: _difference(reference, port, name) for name in reference.outputs}
     return {name: words for name, words in found.items() if words}
 

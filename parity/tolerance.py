@@ -230,6 +230,13 @@ SCREENING_DRAWS: Final = 8
 REFINED_DRAWS: Final = 64
 """Perturbed runs where a tensor is near its allowance or beyond; `propagated_rms` counts on their number."""
 
+MOST_VALUES: Final = 4
+"""Values of one integer up to which all that rounding allows are taken to be known; with more, none is refused.
+
+Of four equally likely ones, 64 draws miss a given one with a probability of 1e-8, and of five equally likely ones they
+show four or fewer with one of 3e-6: beyond that a value that never came is no evidence.
+"""
+
 REFINE_FROM: Final = 0.4
 REFINE_TO: Final = 100.0
 """Ratios between which the prediction is refined.

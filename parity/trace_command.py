@@ -150,7 +150,7 @@ def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> t
     """Return links, table and the names of the operations that leaked precision."""
     from parity.attribution import LocalAttribution
     from parity.backends.port import arithmetic
-    from parity.blame import links_of_pair, trace_backward, trace_forward
+    from parity.blame import links_of_pair, trace_backward_beside, trace_forward
     from parity.suites import PAIRS
     from parity.suites.m2_bert_alternatives import ALTERNATIVES
 
@@ -159,7 +159,7 @@ def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> t
         links = links_of_pair(pair, reference, port, bench.inputs, rung, choice.seed)
         given = (pair, reference, port, bench.inputs, rung, links, choice.seed)
         if choice.backward:
-            table = trace_backward(*given, on_row=on_row)
+            table = trace_backward_beside(bench, profile, rung, links, choice.seed, on_row=on_row)
         else:
             explain = LocalAttribution(bench, ALTERNATIVES) if pair in PAIRS and rung.name == "f64" else None
             table = trace_forward(*given, explain=explain, on_row=on_row)
@@ -178,7 +178,8 @@ def _port_raises(bench: Any, profile: HyperProfile, rung: Rung, backward: bool) 
 
     def total(parameters: Any) -> Any:
         port.update(parameters)
-        return sum(mx.sum(y) for y in bench.pair.call(port, arrays).values())
+        outputs = bench.pair.call(port, arrays).values()
+        return sum((mx.sum(y) for y in outputs if mx.issubdtype(y.dtype, mx.floating)), mx.zeros(()))
 
     with arithmetic(bench.pair, rung), mx.stream(mx.cpu):
         parameters = port.trainable_parameters()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,16 +11,18 @@ import numpy as np
 
 from parity.metrics import (
     ErrorMetrics,
+    ExactMetrics,
     SpecialValues,
+    compare_exact,
     compare_special,
     error_ratio,
     measure,
     quantisation_error,
 )
-from parity.spec.arrays import Array
+from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
-from parity.tolerance import Allowance, Scale, constant
-from parity.trace import TracedTensor
+from parity.tolerance import MOST_VALUES, Allowance, Scale, constant
+from parity.trace import TracedTensor, kind_of
 
 SMALLEST_DIVISOR: Final = 2.0**-500
 """Below this an error is none: its square would underflow."""
@@ -44,6 +47,7 @@ class Judgement:
         special: NaN, infinities, zeros and subnormals of the port that differ from the reference's.
         detail: More for whoever mends it: the traceback of a port that raised.
         predicted: Predicted relative error: `conditioning` times the unit roundoff of the tensor's own dtype.
+        exact: Of integers and booleans, what stands in place of all of the above; None for floats.
     """
 
     passed: bool
@@ -60,6 +64,7 @@ class Judgement:
     powerless: bool = False
     predicted_ratio: float = 0.0
     predicted: float = 0.0
+    exact: ExactMetrics | None = None
 
 
 def failed(reason: str, detail: str = "") -> Judgement:
@@ -133,6 +138,50 @@ def judge(
         predicted_ratio=max(gates.get("rms error", 0.0), gates.get("largest error", 0.0)),
         predicted=noise_rms / metrics.truth_rms if metrics.truth_rms > 0 else 0.0,
         powerless=allowance is not None and _zeros_would_pass(truth.values, metrics.truth_rms, allowance),
+    )
+
+
+def judge_exact(
+    truth: AnyArray, reference: AnyArray, port: AnyArray | None, draws: Sequence[AnyArray] = ()
+) -> Judgement:
+    """Judge the port's tensor of integers or booleans: each element is the truth's, or one that rounding gives as well.
+
+    Order of the gates: present; kind; shape, which may depend on rounding too; elements. A mismatch is beyond what is
+    allowed by an infinite ratio. Where every element may have any value, or there is none, passing says nothing.
+
+    Args:
+        truth: Of the float64 reference, int64 or bool.
+        reference: Of the reference at the rung.
+        port: The port's tensor, None if the port has none of that name.
+        draws: Those of the perturbed reference.
+    """
+    if port is None:
+        return failed("the port has no such tensor")
+    if port.dtype != reference.dtype:
+        return failed(f"{kind_of(port)}, the reference has {kind_of(reference)}")
+    if port.shape not in {array.shape for array in (truth, reference, *draws)}:
+        return failed(f"shape {port.shape}, the reference has {reference.shape}")
+    found = compare_exact(port, truth, reference, draws, MOST_VALUES)
+    return Judgement(
+        passed=not found.mismatched,
+        reason=_explain_exact(found) if found.mismatched else "",
+        ratio=math.inf if found.mismatched else 0.0,
+        scaled=0.0,
+        conditioning=0.0,
+        port=None,
+        reference=None,
+        port_over_reference=None,
+        special=None,
+        powerless=found.open == found.count,
+        exact=found,
+    )
+
+
+def _explain_exact(found: ExactMetrics) -> str:
+    allowed = " or ".join(map(str, found.allowed))
+    return (
+        f"{found.mismatched} of {found.count} elements are none that rounding allows: "
+        f"at {list(found.index)} got {found.got}, expected {allowed}"
     )
 
 

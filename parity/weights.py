@@ -69,6 +69,7 @@ class Table:
     own: Any = None
     _seen: dict[str, Place] = field(default_factory=dict, compare=False, repr=False)
     _taken: dict[str, mx.array] = field(default_factory=dict, compare=False, repr=False)
+    _aliases: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, port: nn.Module, name: str, dimensions: int) -> Place:
         """Say where the reference's tensor `name` goes in `port`."""
@@ -86,7 +87,8 @@ class Table:
 
         Args:
             port: The port.
-            state: Arrays under the reference's names, aliases included.
+            state: Arrays under the reference's names, aliases included: names of the very same array are one
+                parameter.
 
         Returns:
             `port`.
@@ -94,6 +96,8 @@ class Table:
         Raises:
             WeightsError: A tensor is missing, left over, mis-shaped or claimed twice; the message lists all of them.
         """
+        self._aliases.clear()
+        self._aliases.update(_groups(state))
         found = self._by_name(port, state) if self.own is None else self.own(port, dict(state))
         if found is None:
             return port
@@ -114,25 +118,31 @@ class Table:
         """Return gradients of `port`'s arrays as gradients of the reference's tensors, in their names and layout.
 
         What went across by name goes back the same way. What the port's own way made of the state dict goes back by
-        the vector-Jacobian product of that way; a way that fills the port itself has none, and names stay.
+        the vector-Jacobian product of that way; a way that fills the port itself has none, and names stay. A shared
+        parameter has the sum over its aliases under each of them, whichever of them went across.
         """
         if self.own is not None and self._taken:
             return self._pulled_back(port, arrays)
-        state = {}
+        state: dict[str, mx.array] = {}
         for name, array in arrays.items():
             place = self._seen.get(name)
-            state[name if place is None else place.source] = (
-                array if place is None else array.transpose([place.axes.index(axis) for axis in range(array.ndim)])
-            )
+            source = name if place is None else place.source
+            moved = array if place is None else array.transpose([place.axes.index(i) for i in range(array.ndim)])
+            for alias in self._aliases.get(source, (source,)):
+                state[alias] = state[alias] + moved if alias in state else moved
         return state
 
     def _pulled_back(self, port: nn.Module, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        state = {name: array for name, array in self._taken.items() if mx.issubdtype(array.dtype, mx.floating)}
-        fixed = {name: array for name, array in self._taken.items() if name not in state}
+        floats = {name: array for name, array in self._taken.items() if mx.issubdtype(array.dtype, mx.floating)}
+        fixed = {name: array for name, array in self._taken.items() if name not in floats}
+        names = {name: self._aliases.get(name, (name,)) for name in floats}
+        state = {name: array for name, array in floats.items() if names[name][0] == name}
 
         def across(*values: mx.array) -> list[mx.array]:
-            found = self.own(port, {**fixed, **dict(zip(state, values, strict=True))})
-            return [found[name] for name in arrays]
+            given = dict(zip(state, values, strict=True))
+            found = self.own(port, {**fixed, **{name: given[names[name][0]] for name in floats}})
+            # Of two outputs that are one array mx.vjp takes one cotangent.
+            return [found[name] * 1 for name in arrays]
 
         made = across(*state.values())
         cotangents = [array.astype(like.dtype) for array, like in zip(arrays.values(), made, strict=True)]
@@ -142,9 +152,10 @@ class Table:
         dtypes = {array.dtype for array in arrays.values()}
         own = dtypes.pop() if len(dtypes) == 1 else None  # the state dict is wider than a port at a coarse rung
         return {
-            name: array if own is None else array.astype(own)
+            alias: array if own is None else array.astype(own)
             for name, array, ones in zip(state, pulled, reached, strict=True)
             if ones.size and mx.any(ones != 0).item()
+            for alias in names[name]
         }
 
     def module_name(self, name: str) -> str:
@@ -208,6 +219,14 @@ class Table:
                     break
                 here, there = here[:-1], there[:-1]
         return known
+
+
+def _groups(state: Mapping[str, mx.array]) -> dict[str, tuple[str, ...]]:
+    """Return, of every name, all names of its array, in order."""
+    names: dict[int, tuple[str, ...]] = {}
+    for name, array in state.items():
+        names[id(array)] = (*names.get(id(array), ()), name)
+    return {name: names[id(array)] for name, array in state.items()}
 
 
 def _inside(port: nn.Module, name: str) -> tuple[str, nn.Module | None]:

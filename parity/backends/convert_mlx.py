@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from parity.spec.arrays import Array
+from parity.spec.arrays import AnyArray, Array
 
 MLX_DTYPES: Final = {
     "float64": mx.float64,
@@ -35,3 +35,14 @@ def numpy_from_mlx(array: mx.array) -> tuple[Array, str]:
     """Return the float64 values of `array` and the name of its own dtype."""
     values = np.array(array.astype(mx.float64, stream=mx.cpu), dtype=np.float64)
     return values, _MLX_NAMES.get(str(array.dtype), str(array.dtype))
+
+
+def is_exact(value: object) -> bool:
+    """Whether `value` is an array of integers or booleans."""
+    return isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.inexact)
+
+
+def exact_from_mlx(array: mx.array) -> AnyArray:
+    """Return an array of integers or booleans as int64, modulo 2^64, or bool."""
+    values = np.array(array)
+    return values if values.dtype == np.bool_ else values.astype(np.int64)

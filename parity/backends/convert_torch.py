@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from parity.spec.arrays import Array
+from parity.spec.arrays import AnyArray, Array
 
 TORCH_DTYPES: Final = {
     "float64": torch.float64,
@@ -31,3 +31,14 @@ def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor
 def numpy_from_torch(tensor: torch.Tensor) -> tuple[Array, str]:
     """Return the float64 values of `tensor` and the name of its own dtype."""
     return tensor.detach().to(torch.float64).cpu().numpy(), _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def is_exact(value: object) -> bool:
+    """Whether `value` is a tensor of integers or booleans."""
+    return isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex())
+
+
+def exact_from_torch(tensor: torch.Tensor) -> AnyArray:
+    """Return a tensor of integers or booleans as int64, modulo 2^64, or bool."""
+    values = tensor.detach().cpu().numpy()
+    return values.copy() if values.dtype == np.bool_ else values.astype(np.int64)

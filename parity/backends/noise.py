@@ -31,14 +31,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.backends.reference import run_reference
+from parity.backends.reference import run_reference, run_reference_outputs
 from parity.backends.steps import STEPS
 from parity.backends.sum_models import MODELS, NO_OPTIONS, Options, sum_errors
 from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
-from parity.tolerance import GELU_OUTPUT, GROWTH, LAYER_NORM_OUTPUT, growth_of, rounding_of
+from parity.tolerance import GELU_OUTPUT, GROWTH, LAYER_NORM_OUTPUT, constant, growth_of, rounding_of
 from parity.trace import Trace
 
 F64_EPSILON: Final = 2.0**-32
@@ -114,6 +114,21 @@ EXACT: Final = frozenset(
 )
 """Operations that move, copy or choose numbers and round nothing."""
 
+CHOOSING: Final = frozenset(
+    {
+        "kthvalue",
+        "max",
+        "max_pool2d_with_indices",
+        "max_pool3d_with_indices",
+        "median",
+        "min",
+        "mode",
+        "sort",
+        "topk",
+    }
+)
+"""Those of them that say where they found a number: among equal ones implementations find others."""
+
 PLAIN: Final = frozenset(
     {
         "max_pool2d_with_indices_backward",
@@ -159,6 +174,7 @@ class _Perturb(WideAware):
         super().__init__()
         self.rung, self.generator = rung, generator
         self.epsilon = F64_EPSILON if rung.name == "f64" else rung.u
+        self.sums = RUNGS["f32"].u if rung.is_half else self.epsilon
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
@@ -174,7 +190,7 @@ class _Perturb(WideAware):
                 return func.decompose(*args, **(kwargs or {}))
         narrow = self.rung.is_half and not self.wide
         growth = growth_of(name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)], narrow)
-        unit = self.epsilon if narrow or not self.rung.is_half else RUNGS["f32"].u
+        unit = self.epsilon if narrow else self.sums
         floor = self.rung.tiny if narrow or not self.rung.is_half else RUNGS["f32"].tiny
         if func._schema.is_mutable:  # its first operand must stay the very tensor that others see change
             result = func(*args, **(kwargs or {}))
@@ -182,7 +198,7 @@ class _Perturb(WideAware):
         result = func(*(self._noisy(a, unit * growth, floor) for a in args), **(kwargs or {}))
         length = self._reduced(name, func, args, result)
         if length > 1:
-            walked = (self._walked(self._noisy(a, unit * growth, floor), unit, length) for a in args)
+            walked = (self._walked(self._noisy(a, unit * growth, floor), length) for a in args)
             return func(*walked, **(kwargs or {}))
         if name == "native_layer_norm":
             result = (self._noisy_norm(result, args[3], unit), *result[1:])
@@ -200,18 +216,17 @@ class _Perturb(WideAware):
         returned = max((part.numel() for part in _parts(result) if _rounds(part)), default=0)
         return max((math.ceil(a.numel() / returned) for a in given), default=1) if returned else 1
 
-    def _walked(self, value: Any, unit: float, length: int) -> Any:
+    def _walked(self, value: Any, length: int) -> Any:
         """Multiply by 1 + u W, W a random walk along every axis with as many steps as numbers are reduced to one.
 
         Sums in sixteen bits run in float32.
         """
         if not _rounds(value):
             return value
-        unit = RUNGS["f32"].u if self.rung.is_half else unit
         for axis, size in enumerate(value.shape):
             if size > 1:
                 walk = self._random((size,)).cumsum(0).mul_(math.sqrt(length / size))
-                value = value * (1 + unit * walk).reshape(-1, *(1,) * (value.ndim - 1 - axis))
+                value = value * (1 + self.sums * walk).reshape(-1, *(1,) * (value.ndim - 1 - axis))
         return value
 
     def _noisy_norm(self, result: Any, bias: torch.Tensor | None, unit: float) -> torch.Tensor:
@@ -228,13 +243,12 @@ class _Perturb(WideAware):
         errors = sum_errors(name, args, result, options)
         if not errors:
             return result
-        unit = RUNGS["f32"].u if self.rung.is_half else self.epsilon
         parts = _parts(result)
         for error in errors:
             random = self._random(error.shape)
             if parts[error.output].is_complex():
                 random = torch.complex(random, self._random(error.shape))
-            parts[error.output] = error.added(parts[error.output], unit, random)
+            parts[error.output] = error.added(parts[error.output], self.sums, random)
         return tuple(parts) if isinstance(result, tuple) else parts[0]
 
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
@@ -252,6 +266,29 @@ class _Perturb(WideAware):
 
     def _random(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64).mul_(2).sub_(1)
+
+
+class _Waver(_Perturb):
+    """Perturb as far as floats may err, and what chooses among numbers too, so that equal ones change places.
+
+    At f64 the amplitude is that of its own roundoff: what is chosen is no difference that it could drown.
+    """
+
+    def __init__(self, rung: Rung, generator: torch.Generator) -> None:
+        super().__init__(rung, generator)
+        factor = constant("propagated_max") * (constant("float64") if rung.name == "f64" else 1.0)
+        self.epsilon = factor * rung.u
+        self.sums = factor * (RUNGS["f32"].u if rung.is_half else rung.u)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name.removeprefix("aten::") in CHOOSING:
+            unit = self.epsilon if self.rung.is_half and not self.wide else self.sums
+            args = (self._noisy(args[0], unit, self.rung.tiny), *args[1:])
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
+        """Perturb by the smallest normal number at least where that is float32's: many devices flush what is below."""
+        return super()._noisy(value, amplitude, floor / amplitude if floor == RUNGS["f32"].tiny else floor)
 
 
 def _rounds(value: Any) -> bool:
@@ -291,6 +328,27 @@ def predict_noise(
         for name in truth
         if all(same_shape(run, truth, name) for run in runs)
     }
+
+
+def draw_exact(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung, draws: int, seed: int
+) -> list[Mapping[str, AnyArray]]:
+    """Return the integers and booleans that the reference gives out where floats err as far as they may at `rung`.
+
+    Args:
+        pair: The pair.
+        module: The float64 reference.
+        inputs: Its inputs.
+        rung: The rung.
+        draws: Number of perturbed runs.
+        seed: Seed of the perturbations.
+    """
+    mode = _Waver(rung, torch.Generator().manual_seed(seed))
+    found = []
+    for _ in range(draws):
+        with watch_wide(module, mode), mode:
+            found.append(run_reference_outputs(pair, module, inputs, RUNGS["f64"], perturbed=True).exact)
+    return found
 
 
 def same_shape(run: Trace, truth: Trace, name: str) -> bool:

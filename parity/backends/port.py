@@ -11,7 +11,7 @@ from mlx import nn
 
 from mlx_impl.ops import Ops
 from mlx_impl.precision import cast
-from parity.backends.convert_mlx import MLX_DTYPES, mlx_from_numpy, numpy_from_mlx
+from parity.backends.convert_mlx import MLX_DTYPES, exact_from_mlx, is_exact, mlx_from_numpy, numpy_from_mlx
 from parity.backends.mlx_float64 import float64_ops
 from parity.float64 import Leak, float64_forms
 from parity.pairs import Pair, Structure
@@ -62,34 +62,53 @@ def fill_port(pair: Pair, module: nn.Module, rung: Rung, state: Mapping[str, Any
     """
     cast(module, MLX_DTYPES[rung.dtype])
     if not pair.fresh:
-        pair.transfer(module, {name: mlx_from_numpy(array, "float64") for name, array in state.items()})
+        arrays = {id(array): mlx_from_numpy(array, "float64") for array in state.values()}
+        pair.transfer(module, {name: arrays[id(array)] for name, array in state.items()})  # an alias stays one
         cast(module, MLX_DTYPES[rung.dtype])
     return module.eval()
 
 
 def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
-    """Run `module` and return its floating intermediates, under the reference's names, and then its outputs."""
+    """Run `module` and return its floating intermediates, under the reference's names, and then its outputs.
+
+    Outputs of integers or booleans stand beside them.
+    """
     with arithmetic(pair, rung), mx.stream(mx.cpu):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
         with record_mlx(module) as taken:
             outputs = pair.call(module, arrays)
-        named = {_tap_name(pair, name): array for name, array in taken.items() if _is_floating(array)}
-        everything = {**named, **outputs}
-        mx.eval(everything)
-        traced = {name: TracedTensor(*numpy_from_mlx(array)) for name, array in everything.items()}
-    return Trace(traced, tuple(outputs))
+        return _traced(outputs, {_tap_name(pair, name): part for name, part in taken.items() if _is_array(part)})
 
 
 def run_port_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
     """Run `module` and return its outputs alone."""
     with arithmetic(pair, rung), mx.stream(mx.cpu):
         outputs = pair.call(module, {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()})
-        return Trace({name: TracedTensor(*numpy_from_mlx(array)) for name, array in outputs.items()}, tuple(outputs))
+        return _traced(outputs, {})
 
 
-def _is_floating(value: Any) -> bool:
-    """Whether a submodule's output can be compared: a cache or a mask cannot."""
-    return isinstance(value, mx.array) and bool(mx.issubdtype(value.dtype, mx.floating))
+def _traced(outputs: Mapping[str, mx.array], taken: Mapping[str, mx.array]) -> Trace:
+    """Part outputs and what submodules gave into floats, and integers or booleans."""
+    floating = {name: array for name, array in outputs.items() if not is_exact(array)}
+    everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **floating}
+    exact = {name: array for name, array in outputs.items() if is_exact(array)}
+    mx.eval(everything, exact)
+    return Trace(
+        {name: TracedTensor(*numpy_from_mlx(array)) for name, array in everything.items()},
+        tuple(floating),
+        {name: exact_from_mlx(array) for name, array in exact.items()},
+        tuple(name for name, part in taken.items() if is_exact(part)),
+    )
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a submodule's output is an array: a cache is none."""
+    return isinstance(value, mx.array)
+
+
+def _is_floating(value: mx.array) -> bool:
+    """Whether an array can be compared within a tolerance: a mask cannot."""
+    return bool(mx.issubdtype(value.dtype, mx.floating))
 
 
 def _tap_name(pair: Pair, name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity.backends.convert_torch import TORCH_DTYPES, numpy_from_torch, torch_from_numpy
+from parity.backends.convert_torch import TORCH_DTYPES, exact_from_torch, is_exact, numpy_from_torch, torch_from_numpy
 from parity.backends.true_transforms import TrueTransforms
 from parity.errors import WeightsError
 from parity.pairs import Pair, Structure
@@ -107,8 +107,10 @@ def _require(problems: list[str]) -> None:
 
 
 def state_of(module: nn.Module) -> dict[str, AnyArray]:
-    """Return the whole state dict, aliases included, as NumPy arrays."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+    """Return the whole state dict as NumPy arrays; aliases of one parameter are the very same array."""
+    tensors = module.state_dict(keep_vars=True)
+    arrays = {id(tensor): tensor.detach().cpu().numpy().copy() for tensor in tensors.values()}
+    return {name: arrays[id(tensor)] for name, tensor in tensors.items()}
 
 
 def run_reference(
@@ -116,14 +118,14 @@ def run_reference(
 ) -> Trace:
     """Run `module`, already cast to the rung, and return its floating intermediates and then its outputs.
 
+    Outputs of integers or booleans stand beside them.
+
     A `perturbed` run needs no better transforms than torch's own.
     """
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     with torch.no_grad(), nullcontext() if perturbed else TrueTransforms(), record_torch(module) as taken:
         outputs = pair.call(module, tensors)
-    everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **outputs}
-    traced = {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()}
-    return Trace(traced, tuple(outputs))
+    return _traced(outputs, taken)
 
 
 def at_rung(module: nn.Module, rung: Rung) -> nn.Module:
@@ -131,12 +133,26 @@ def at_rung(module: nn.Module, rung: Rung) -> nn.Module:
     return cast(module, TORCH_DTYPES[rung.dtype])
 
 
-def run_reference_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
-    """Run `module`, already cast to the rung, and return its outputs alone."""
+def run_reference_outputs(
+    pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung, perturbed: bool = False
+) -> Trace:
+    """Run `module`, already cast to the rung, and return its outputs alone; `perturbed` as for `run_reference`."""
     tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with torch.no_grad(), TrueTransforms():
+    with torch.no_grad(), nullcontext() if perturbed else TrueTransforms():
         outputs = pair.call(module, tensors)
-    return Trace({name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in outputs.items()}, tuple(outputs))
+    return _traced(outputs, {})
+
+
+def _traced(outputs: Mapping[str, torch.Tensor], taken: Mapping[str, Any]) -> Trace:
+    """Part outputs and what submodules gave into floats, and integers or booleans."""
+    floating = {name: tensor for name, tensor in outputs.items() if not is_exact(tensor)}
+    everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **floating}
+    return Trace(
+        {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()},
+        tuple(floating),
+        {name: exact_from_torch(tensor) for name, tensor in outputs.items() if is_exact(tensor)},
+        tuple(name for name, part in taken.items() if is_exact(part)),
+    )
 
 
 def _is_floating(value: Any) -> bool:

@@ -104,8 +104,15 @@ def compute_truth(
         second = run(pair, module, inputs, RUNGS["f64"])
     for name, tensor in first.items():
         if tensor.values.tobytes() != second[name].values.tobytes():
-            raise UnstableTruthError(
-                f"{pair.name}: {name} differs between two float64 runs on the same numbers; no verdict can rest on it. "
-                "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
-            )
+            raise _unstable(pair, name)
+    for name, array in first.exact.items():
+        if array.tobytes() != second.exact[name].tobytes():
+            raise _unstable(pair, name)
     return Truth(first, mode.everywhere, mode.narrow)
+
+
+def _unstable(pair: Pair, name: str) -> UnstableTruthError:
+    return UnstableTruthError(
+        f"{pair.name}: {name} differs between two float64 runs on the same numbers; no verdict can rest on it. "
+        "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
+    )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -29,6 +29,8 @@ from parity.blame.forced import gradient_values, in_port, rebuilt, relative, val
 from parity.blame.forward import DRAWS, Model, compare_outputs, unpaired
 from parity.blame.links import Joint, Link, Links, join
 from parity.blame.table import CALL, BlameRow, BlameTable, largest
+from parity.errors import CaseError
+from parity.metrics import compare_special
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import Rung
 from parity.trace.calls import Call, leaves
@@ -38,6 +40,9 @@ from parity.trace.torch_capture import capture_torch
 
 INPUT = "input "
 """Prefix of an input's gradient among those of parameters."""
+
+MISPLACED: Final = "NaN or infinity where there should be none"
+"""Beginning of the note of a call one of whose gradients has such a value: no choice of a derivative makes it."""
 
 
 @dataclass
@@ -107,12 +112,18 @@ def _torch_loss(outputs: Mapping[str, Any]) -> torch.Tensor:
     parts = [
         (y * torch.from_numpy(_weight(y.numel(), tuple(y.shape)))).sum() for y in outputs.values() if y.requires_grad
     ]
+    if not parts:
+        raise CaseError(
+            "no output of the reference has a gradient, nothing can be traced backwards: leave --backward out"
+        )
     return torch.stack(parts).sum()
 
 
 def _mlx_loss(outputs: Mapping[str, Any]) -> mx.array:
     parts = [
-        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype)) for y in outputs.values()
+        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype))
+        for y in outputs.values()
+        if mx.issubdtype(y.dtype, mx.floating)
     ]
     return sum(parts[1:], parts[0])
 
@@ -130,7 +141,7 @@ def _reference_pass(model: Model, module: nn.Module, inputs: Mapping[str, AnyArr
     with torch.enable_grad(), TrueTransforms(), capture_torch(module, keep, copies=False):
         outputs = model.call(module, tensors)
         loss = _torch_loss(outputs)
-    found.outputs = {name: tuple(y.shape) for name, y in outputs.items()}
+    found.outputs = {name: tuple(y.shape) for name, y in outputs.items() if y.is_floating_point()}
     places = [
         (name, path, tensor)
         for name, call in found.calls.items()
@@ -153,7 +164,8 @@ def _port_pass(model: Model, module: mlx_nn.Module, inputs: Mapping[str, AnyArra
 
     arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
     with capture_mlx(module, keep, evaluate=True):
-        found.outputs = {name: tuple(y.shape) for name, y in model.call(module, arrays).items()}
+        outputs = model.call(module, arrays)
+        found.outputs = {name: tuple(y.shape) for name, y in outputs.items() if mx.issubdtype(y.dtype, mx.floating)}
     zeros = {
         name: {path: mx.zeros_like(a) for path, a in call.outputs.items() if mx.issubdtype(a.dtype, mx.floating)}
         for name, call in found.calls.items()
@@ -268,6 +280,7 @@ class _Judge:
             name: noise_of([run[name] for run in runs], exact, self.rung) for name, exact in truth.items()
         }
         own = compare_outputs(made, truth, allowed, self.rung)
+        lost_numbers = [name for name in truth if name in made and _misplaced(made[name], truth[name], self.rung)]
         unused = {path: np.zeros(tuple(y.shape)) for path, y in call.outputs.items() if path not in cotangents}
         exact, found = joint.of_reference({**unused, **cotangents}), joint.of_port(actual)
         inherited = largest([relative(found[path] - exact[path], exact[path]) for path in exact if path in found])
@@ -282,7 +295,7 @@ class _Judge:
             gain=None,
             total=max(inherited, own.error),
             worst=own.worst,
-            notes=(*joint.notes, *own.notes),
+            notes=(*joint.notes, *own.notes, *(f"{MISPLACED}: gradient of {name}" for name in lost_numbers)),
             doubts=joint.doubts,
             aliases=call.aliases,
             missing=(*unnamed, *lost),
@@ -327,7 +340,9 @@ class _Judge:
         found = compare_outputs(made, exact, allowed, self.rung)
         if found.ratio <= 1:
             return []
-        what, notes = "what is called outside of modules", tuple(found.notes)
+        lost = [name for name in exact if _misplaced(made[name], exact[name], self.rung)]
+        what = "what is called outside of modules"
+        notes = (*found.notes, *(f"{MISPLACED}: gradient of {name}" for name in lost))
         return [BlameRow(CALL, CALL, what, 0, 0.0, found.error, found.ratio, None, found.error, found.worst, notes)]
 
     def _reference_gradients(
@@ -392,6 +407,10 @@ class _Judge:
             },
             **{name: numpy_from_mlx(by_name[wanted[name]])[0] for name in stored},
         }
+
+
+def _misplaced(made: Array, exact: Array, rung: Rung) -> bool:
+    return made.shape == exact.shape and compare_special(made, exact, rung).fatal
 
 
 def _numbers(array: mx.array) -> AnyArray:

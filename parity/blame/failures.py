@@ -1,6 +1,7 @@
 """The blame table of a run's failures: the first of each component that failed in a case, traced in that case.
 
-A gradient is traced backwards. NaN and infinities that are planted are not traced: no error in numbers leads to them.
+A gradient is traced backwards. NaN and infinities that are planted are not traced, nor are integers and booleans that
+are wrong by themselves: no error in numbers leads to them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from parity.backends.port import arithmetic
-from parity.blame.backward import trace_backward
+from parity.blame.beside import trace_backward_beside
 from parity.blame.forward import trace_forward
 from parity.blame.links import links_by_name, links_by_pairing
 from parity.blame.table import BlameTable
@@ -48,24 +49,27 @@ def _blame(pair: Pair, profile: HyperProfile, failure: Failure) -> Blame:
     place = (failure.component, failure.profile, failure.rung, failure.case)
     if failure.kind == "special":
         return Blame(*place, "not traced: numbers are right, NaN or infinities are misplaced")
+    if failure.kind == "exact":
+        return Blame(*place, f"not traced: every float is right, and {failure.first_bad} is made of them otherwise")
     bench = Bench(pair, Case.from_json(pair.name, failure.case), profile, intermediates=False)
-    trace = trace_backward if failure.kind == "gradient" else trace_forward
     try:
-        table = _table(bench, profile, rung, trace)
+        table = _table(bench, profile, rung, backward=failure.kind == "gradient")
     except Exception as error:  # noqa: BLE001 - a failing port may raise anything; that it did is what the page says
         lines = str(error).strip().splitlines()
         return Blame(*place, f"not traced: {type(error).__name__}: {lines[0] if lines else 'no message'}")
     return Blame(*place, table.sentence(), tuple(_row(table, place) for place in range(len(table.rows))))
 
 
-def _table(bench: Bench, profile: HyperProfile, rung: Rung, trace: Callable[..., BlameTable]) -> BlameTable:
+def _table(bench: Bench, profile: HyperProfile, rung: Rung, backward: bool) -> BlameTable:
     pair, reference, port = bench.pair, bench.module, bench.modules.port(profile, rung)
     with arithmetic(pair, rung):
         if pair.same_tree:
             links = links_by_name(pair, reference, port)
         else:
             links = links_by_pairing(pair, reference, port, bench.inputs, rung, bench.case.seed)
-        return trace(pair, reference, port, bench.inputs, rung, links, bench.case.seed)
+        if backward:
+            return trace_backward_beside(bench, profile, rung, links, bench.case.seed)
+        return trace_forward(pair, reference, port, bench.inputs, rung, links, bench.case.seed)
 
 
 def _row(table: BlameTable, place: int) -> dict[str, Any]:

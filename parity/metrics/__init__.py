@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from parity.metrics.arrays import Index
 from parity.metrics.error import ErrorMetrics, error_ratio, measure, quantisation_error
+from parity.metrics.exact import ExactMetrics, compare_exact
 from parity.metrics.special import SpecialValues, compare_special
 from parity.metrics.ulp import ordered, round_to, ulp, ulp_distance, ulp_error
 
 __all__ = [
     "ErrorMetrics",
+    "ExactMetrics",
     "Index",
     "SpecialValues",
+    "compare_exact",
     "compare_special",
     "error_ratio",
     "measure",

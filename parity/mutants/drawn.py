@@ -198,7 +198,9 @@ def _bits(tensor: TracedTensor) -> tuple[tuple[int, ...], bytes]:
 def _same(clean: Trace | None, other: Trace | None) -> bool:
     if clean is None or other is None:
         return False
-    return all(name in other and clean[name].values.tobytes() == other[name].values.tobytes() for name in clean.outputs)
+    before, after = clean.everything, other.everything
+    names = (*clean.outputs, *clean.exact)
+    return all(name in after and before[name].values.tobytes() == after[name].values.tobytes() for name in names)
 
 
 def random_mutants(place: Range, structure: int, numbers: Iterable[int], seed: int) -> list[RandomMutant]:

@@ -273,7 +273,7 @@ def _judged(mutant: Mutant, pair: Pair, plan: Plan, rung: RungName, results: Res
 def _killer(failure: Failure) -> str:
     if failure.kind in ("special", "gradient") and not failure.detail:
         return failure.kind
-    return "raised" if failure.detail else "accuracy" if failure.meaning is None else "tensor"
+    return "raised" if failure.detail else "accuracy" if failure.kind == "stratum" else "tensor"
 
 
 def _margin(failure: Failure) -> float:

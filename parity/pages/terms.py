@@ -194,6 +194,7 @@ TERMS: Final[dict[str, tuple[str, str]]] = {
 """Title and explanation, by the name under which a template asks for it."""
 
 FAILED_WORDS: Final = {
+    "exact": "First bad output of integers or booleans, where floats are right",
     "gradient": "First bad gradient, where values are right",
     "special": "Output in which NaN or infinities are misplaced, where numbers are right",
     "stratum": "Less accurate than the reference",

@@ -139,11 +139,11 @@ class _Content:
     def __init__(self, bench: Bench, profile: HyperProfile, rung: Rung, examination: Examination) -> None:
         self.bench, self.profile, self.rung, self.examination = bench, profile, rung, examination
         self.failing = failing(examination)
-        self.names = (self.failing or list(bench.truth.outputs))[: limit("tensors")]
+        self.names = (self.failing or [*bench.truth.outputs, *bench.truth.exact])[: limit("tensors")]
         self.sides: Mapping[Side, Mapping[str, TracedTensor]] = {
-            "truth": bench.truth,
-            "reference": bench.reference(rung),
-            "port": {} if examination.port is None else examination.port,
+            "truth": bench.truth.everything,
+            "reference": bench.reference(rung).everything,
+            "port": {} if examination.port is None else examination.port.everything,
         }
         used = {} if bench.pair.fresh else bench.state
         self.parameters = {name: array for name, array in used.items() if set_aside_reason(name) is None}

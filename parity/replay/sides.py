@@ -12,7 +12,7 @@ from parity.metrics import ErrorMetrics, compare_special, measure
 from parity.replay.bundle import Bundle, Errors, HeldTensor, OffendingTensor, Side, cut, digest
 from parity.spec.arrays import Array
 from parity.spec.precision import BY_DTYPE
-from parity.trace import TracedTensor
+from parity.trace import Trace, TracedTensor
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def errors_of(metrics: ErrorMetrics) -> Errors:
 
 def compare_side(bundle: Bundle, side: Side, trace: Mapping[str, TracedTensor]) -> tuple[SideReplay, ...]:
     """Compare what came out now with every offending tensor of the bundle."""
-    return tuple(_compare(bundle, tensor, side, trace.get(tensor.name)) for tensor in bundle.record.tensors)
+    held = trace.everything if isinstance(trace, Trace) else trace
+    return tuple(_compare(bundle, tensor, side, held.get(tensor.name)) for tensor in bundle.record.tensors)
 
 
 def show_side(replays: Sequence[SideReplay]) -> Iterator[str]:

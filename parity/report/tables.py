@@ -12,8 +12,8 @@ from parity.pages import DETAILS, LAYERS, SCHEMA, digest
 from parity.plain import json_line, json_text
 from parity.results import Results, Row
 
-UNCOLUMNED = frozenset({"rerun", "port_ulps", "reference_ulps", "measurements"})
-"""Fields of a row that are no columns of layers.csv: report.md and details.json have them."""
+UNCOLUMNED = frozenset({"rerun", "port_ulps", "reference_ulps", "measurements", "mismatched", "undecided"})
+"""Fields of a row that are no columns of layers.csv: report.md, details.json and summary.json have them."""
 
 
 def layers_frame(results: Results) -> pd.DataFrame:
@@ -70,6 +70,7 @@ def summary(results: Results) -> dict[str, Any]:
         },
         "failures": [{**asdict(failure), "replay": failure.replay} for failure in results.failures],
         "unpaired": results.unpaired,
+        "exact": [_exact(row) for row in rows if row.kind == "exact"],
         "skips": [asdict(skip) for skip in results.skips],
         "fidelity": [asdict(distance) for distance in results.fidelity],
         "accuracy": [asdict(assessment) for assessment in results.assessments],
@@ -109,6 +110,11 @@ def details_json(results: Results) -> str:
 
 def _place(row: Row) -> dict[str, str]:
     return {"component": row.component, "profile": row.profile, "rung": row.rung, "tensor": row.tensor}
+
+
+def _exact(row: Row) -> dict[str, Any]:
+    counts = {"elements": row.elements, "mismatched": row.mismatched, "undecided": row.undecided}
+    return {**_place(row), **counts}
 
 
 def _histogram(row: Row) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from parity.spec.arrays import Array
+import numpy as np
+
+from parity.spec.arrays import AnyArray, Array
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,22 @@ class TracedTensor:
 
 @dataclass(frozen=True)
 class Trace(Mapping[str, TracedTensor]):
-    """Named tensors in order: intermediates as their modules finished, then the outputs, last the main one."""
+    """Named tensors in order: intermediates as their modules finished, then the outputs, last the main one.
+
+    Integers and booleans stand beside them and not among them: `exact` are the outputs, as int64 or bool, `inner` the
+    names of the intermediates, which nothing is compared with.
+    """
 
     tensors: Mapping[str, TracedTensor]
     outputs: tuple[str, ...]
+    exact: Mapping[str, AnyArray] = field(default_factory=dict)
+    inner: tuple[str, ...] = ()
+
+    @property
+    def everything(self) -> dict[str, TracedTensor]:
+        """All tensors, integers and booleans as float64 values behind the others: beyond 2^53 the nearest ones."""
+        held = {name: TracedTensor(array.astype(np.float64), kind_of(array)) for name, array in self.exact.items()}
+        return {**self.tensors, **held}
 
     def __getitem__(self, name: str) -> TracedTensor:
         return self.tensors[name]
@@ -31,6 +45,11 @@ class Trace(Mapping[str, TracedTensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+
+def kind_of(array: AnyArray) -> str:
+    """Return what the elements of an exact output are, in words: integers of any width are one kind."""
+    return "booleans" if array.dtype == np.bool_ else "integers"
 
 
 def call_name(module: str, call: int, part: int | None = None) -> str:

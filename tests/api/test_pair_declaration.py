@@ -230,9 +230,11 @@ ONE, OTHER = torch.ones(1), torch.zeros(1)
         pytest.param({"a": ONE, "b": OTHER}, ["b", "a"], id="dictionary"),
         pytest.param(OrderedDict(logits=ONE, past=None), ["logits"], id="as transformers has it"),
         pytest.param(Output(ONE, [(OTHER, OTHER)]), ["cache[0][0]", "cache[0][1]", "logits"], id="dataclass"),
-        pytest.param(Two(ONE, torch.arange(3)), ["left"], id="named tuple, integers left out"),
+        pytest.param(Two(torch.arange(3), ONE), ["left", "right"], id="named tuple, integers never the main one"),
+        pytest.param((torch.arange(3), ONE > 0), ["y[1]", "y[0]"], id="integers and booleans alone"),
+        pytest.param((ONE, ONE * 1j, 3, None), ["y[0]"], id="complex numbers and what is no tensor left out"),
         pytest.param(mx.zeros(2), ["y"], id="array of MLX"),
-        pytest.param([mx.zeros(2), mx.arange(3)], ["y[0]"], id="list of MLX"),
+        pytest.param([mx.zeros(2), mx.arange(3), mx.zeros(2) * 1j], ["y[1]", "y[0]"], id="list of MLX"),
     ],
 )
 def test_outputs_have_names_and_the_main_one_comes_last(result: Any, names: list[str]) -> None:
@@ -246,7 +248,11 @@ def test_the_main_output_can_be_named_and_a_tensor_alone_answers_for_it() -> Non
 
 @pytest.mark.parametrize(
     ("result", "main", "words"),
-    [((1, None), "", "no floating tensor; got tuple"), ({"a": ONE}, "b", "no output called 'b'; got a")],
+    [
+        ((1, None), "", "no tensor of floats, integers or booleans; got tuple"),
+        ({"a": ONE}, "b", "no output called 'b'; got a"),
+        ({"a": ONE, "b": ONE > 0}, "b", "main= names floats, on which accuracy is measured: a; got 'b'"),
+    ],
 )
 def test_no_output_is_refused(result: Any, main: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
