@@ -1,4 +1,4 @@
-"""The long convolution as one kernel of a graphics processor: transforms, product, skip term and gate without leaving it.
+"""The long convolution as one kernel of a graphics processor: transforms, product, skip and gate within it.
 
     y = (irfft(rfft(u) H) + u D) gate,    H the half spectrum of the kernel or kernels,
 
@@ -153,9 +153,7 @@ def _numbers(kernel: Kernel, found: Plan) -> int:
     return found.points + (kernel.output == "h")
 
 
-def _launched(
-    kernel: Kernel, found: Plan, given: dict[str, mx.array], rows: int, shape: tuple[int, ...]
-) -> mx.array:
+def _launched(kernel: Kernel, found: Plan, given: dict[str, mx.array], rows: int, shape: tuple[int, ...]) -> mx.array:
     inputs = [given[name] for name in kernel.inputs]
     if language() == "metal":
         inputs = [_at_least(x) for x in inputs]

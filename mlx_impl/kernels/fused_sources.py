@@ -51,24 +51,21 @@ class Plan:
     Args:
         length: L, the numbers of a row.
         points: N, the complex numbers that a row is packed into.
-        columns: P where a row takes three kernels, else 1.
         double: Whether every number is a pair of float32.
+        columns: P where a row takes three kernels, else 1.
+        wide: Columns of a block, which divide Q.
     """
 
     length: int
     points: int
-    columns: int
     double: bool
+    columns: int = 1
+    wide: int = 1
 
     @property
     def rows(self) -> int:
         """Q, the length of the transforms between the columns', or N."""
         return self.points // self.columns
-
-    @property
-    def wide(self) -> int:
-        """Columns of a block: the largest divisor of Q up to `WIDEST`."""
-        return max(w for w in range(1, WIDEST + 1) if self.rows % w == 0)
 
     @property
     def floats(self) -> int:
@@ -77,17 +74,32 @@ class Plan:
 
 
 def plan(length: int, double: bool = False, language: Language = "cuda") -> Plan:
-    """Return the plan for rows of `length` numbers.
+    """Return the plan for rows of `length` numbers: one kernel if they fit, else as square as they can be cut.
 
     Raises:
-        ValueError: There is nothing to convolve.
+        ValueError: There is nothing to convolve, or rows and columns do not fit either.
     """
     if length < 1:
         raise ValueError(f"a row has at least one number; got a length of {length}")
+    room = next(
+        n for n in range(SHARED_BYTES[language] // 8, 0, -1) if shared_bytes(n, double) <= SHARED_BYTES[language]
+    )
     points = smooth(length)
-    if shared_bytes(points, double) <= SHARED_BYTES[language]:
-        return Plan(length, points, 1, double)
-    return Plan(length, points, max(p for p in range(1, math.isqrt(points) + 1) if points % p == 0), double)
+    if points <= room:
+        return Plan(length, points, double)
+    while points <= room * room // 2:
+        columns = max(p for p in range(1, math.isqrt(points) + 1) if points % p == 0)
+        if 2 * (points // columns) <= room:
+            return in_columns(length, points, columns, double, room)
+        points = smooth(points + 1)
+    raise ValueError(f"rows of {length} numbers do not fit a block of {language} in {room} parts of {room // 2}")
+
+
+def in_columns(length: int, points: int, columns: int, double: bool, room: int) -> Plan:
+    """Return the plan of three kernels, as many columns a block as divide the rows' length and fit into `room`."""
+    rows = points // columns
+    wide = max(w for w in range(1, WIDEST + 1) if rows % w == 0 and (w == 1 or w * columns <= room))
+    return Plan(length, points, double, columns, wide)
 
 
 def smooth(length: int) -> int:
@@ -205,7 +217,7 @@ class Kernel:
 
 
 def spectrum_kernels(found: Plan, switches: Switches) -> list[Kernel]:
-    """Return the kernels that make half a spectrum of every row of kernel taps, N + 1 complex numbers, one after the other."""
+    """Return the kernels, in order, that make half a spectrum of every row of taps: N + 1 complex numbers."""
     n, p, q, l = found.points, found.columns, found.rows, found.length
     reverse = f"{_c(switches.reverse is not None)}, {-(switches.reverse or 0)}"
     scale = _number(switches.scale)
@@ -431,4 +443,3 @@ def source(kernel: Kernel, language: Language) -> str:
     }[language]
     row = () if any("const int row" in call for call in kernel.calls) else ("const int row = block;",)
     return "\n".join([*begin, *row, *kernel.calls])
-
