@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_impl.activations import Gelu
+from mlx_impl.kernels.long_convolution import OVERLAPPING, LongConvolution, Phases, on_streams
 from mlx_impl.ops import Ops, Spectrum
 from mlx_impl.precision import widen
 from parity.spec.profile import CANONICAL, HyperProfile
@@ -62,6 +63,10 @@ def fftconv(
     _check_lengths(l, k, k_rev)
     k_rev = None if k_rev is None else widen(k_rev)
     channels = u.shape[1]
+    if ops.profile.fft_impl != "native":
+        kernels = (k,) if k_rev is None else (k, k_rev)
+        y = _own_convolution(u_wide, k, k_rev is None, profile, ops)(u_wide, *kernels)
+        return (y + skip_term(u_wide, D)).astype(u.dtype)
     step = channels_at_once(u.shape[0], l, u_wide.itemsize, ops.budget_bytes)
     if step is None or step >= channels:
         return _convolved(u_wide, k, D, k_rev, profile, ops).astype(u.dtype)
@@ -87,9 +92,58 @@ def channels_at_once(b: int, l: int, itemsize: int, budget_bytes: int | None) ->
         >>> channels_at_once(1, 32768, 4, 2**28)
         128
     """
-    if budget_bytes is None:
-        return None
-    return max(1, budget_bytes // ((b + 1) * BUFFERS * fft_length(l) * itemsize))
+    return None if budget_bytes is None else _channels_within(budget_bytes, b, l, itemsize, BUFFERS)
+
+
+def _channels_within(budget_bytes: int, b: int, l: int, itemsize: int, buffers: int) -> int:
+    return max(1, budget_bytes // ((b + 1) * buffers * fft_length(l) * itemsize))
+
+
+OWN_BUDGET_BYTES: Final = 2**24
+"""What the transforms of a convolution by another `fft_impl` than `native` hold at once where no budget is given."""
+
+OWN_BUFFERS: Final = {"channel_batched": 6, "streamed": 12, "monarch": 32}
+"""Buffers of n numbers that a row of them needs, adjoint included: `reports/kernels.md`, column peak."""
+
+LEAST_BATCHES: Final = 4
+"""Batches into which the first two cut the channels however short the rows are: three phases overlap, one follows."""
+
+INVERSE_OF_KERNEL: Final = {"forward": "backward", "backward": "backward", "ortho": "forward"}
+"""`norm` of the inverse transform behind two transforms of signals, by `fft_norm`: one factor 1/n over the three."""
+
+
+def _own_convolution(u: mx.array, k: mx.array, one_way: bool, profile: HyperProfile, ops: Ops) -> LongConvolution:
+    """The convolution by `fft_impl`, with a derivative of its own; u (b, d, l) and k (d, m) say how large it is."""
+    b, channels, l = u.shape
+    impl, n, scales = ops.profile.fft_impl, fft_length(l), ops.fft_scales
+    scale = 0.5 if profile.bidir_combine == "avg" else 1.0
+
+    def kernel(k: mx.array, k_rev: mx.array | None = None) -> Spectrum:
+        return _kernel_spectrum(k, k_rev, n, profile, ops)
+
+    def taps(z: mx.array) -> tuple[mx.array, ...]:
+        if one_way:
+            return (z[..., : k.shape[-1]],)
+        late = z[..., l:][..., ::-1]
+        lag_0 = [z[..., :1], late[..., : l - 1]]
+        return scale * z[..., :l], scale * (late if profile.bidir_space == "time" else mx.concatenate(lag_0, axis=-1))
+
+    phases = Phases(
+        signal=lambda x: ops.rfft(x, n, scales.signal),
+        kernel=kernel,
+        product=ops.spectrum_product,
+        conjugate=ops.spectrum_conjugate,
+        total=ops.spectrum_total,
+        inverse=lambda x: ops.irfft(x, n, scales.inverse),
+        kernel_inverse=lambda x: ops.irfft(x, n, INVERSE_OF_KERNEL[ops.profile.fft_norm]),
+        taps=taps,
+    )
+    step = _channels_within(ops.budget_bytes or OWN_BUDGET_BYTES, b, l, u.itemsize, OWN_BUFFERS[impl])
+    if impl != "monarch":
+        step = min(step, max(1, channels // LEAST_BATCHES))
+    if impl == "streamed":
+        return LongConvolution(on_streams(phases), step, OVERLAPPING)
+    return LongConvolution(phases, step, eager=ops.budget_bytes is not None)
 
 
 def _convolved(
@@ -99,9 +153,12 @@ def _convolved(
     l = u.shape[-1]
     n = fft_length(l)
     scales = ops.fft_scales
-    k_f = ops.rfft(k, n, scales.kernel) if k_rev is None else _both_directions(k, k_rev, n, profile, ops)
-    product = ops.spectrum_product(ops.rfft(u, n, scales.signal), k_f)
+    product = ops.spectrum_product(ops.rfft(u, n, scales.signal), _kernel_spectrum(k, k_rev, n, profile, ops))
     return ops.irfft(product, n, scales.inverse)[..., :l] + skip_term(u, D)
+
+
+def _kernel_spectrum(k: mx.array, k_rev: mx.array | None, n: int, profile: HyperProfile, ops: Ops) -> Spectrum:
+    return ops.rfft(k, n, ops.fft_scales.kernel) if k_rev is None else _both_directions(k, k_rev, n, profile, ops)
 
 
 def _both_directions(k: mx.array, k_rev: mx.array, n: int, profile: HyperProfile, ops: Ops) -> Spectrum:

@@ -8,16 +8,18 @@ norm) is judged at float64 too.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import mlx.core as mx
 
-from mlx_impl.kernels import extended_depthwise, extended_fft, ordered
+from mlx_impl.kernels import extended_depthwise, extended_fft, monarch_fft, ordered
 from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
 from mlx_impl.kernels.canary import require_exact
 from mlx_impl.kernels.extended_fft import DoubleSpectrum
+from mlx_impl.kernels.pairs import PairSpectrum, pair_of
 from mlx_impl.precision import widen
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
 
@@ -91,7 +93,8 @@ class Ops:
         profile: Its numeric knobs choose among kernels.
         library: The arithmetic; MLX's own by default.
         budget_bytes: What the transforms of a long convolution may hold at once: as many channels as fit, at least one,
-            are computed and evaluated before the next, with the same bits. None takes all channels together.
+            are computed and evaluated before the next, with the same bits. None takes what `fft_impl` does by itself:
+            all channels together, or its own batches.
 
     Raises:
         NotImplementedYetError: The profile names a kernel that does not exist yet.
@@ -207,6 +210,8 @@ class Ops:
         if self.profile.ep_fft and x.dtype == mx.float32:
             require_exact()
             return extended_fft.rfft(x, n, norm)
+        if self.profile.fft_impl == "monarch":
+            return monarch_fft.rfft(x, n, norm, self.matmul)
         if self.profile.strict_kernels and x.dtype == mx.float32:
             return ordered.by_sequence(lambda row: self.library.rfft(row, n=n, norm=norm), x)
         return self.library.rfft(x, n=n, norm=norm)
@@ -215,6 +220,8 @@ class Ops:
         """Transform a half spectrum back into a real signal (..., n)."""
         if isinstance(spectrum, DoubleSpectrum):
             return extended_fft.irfft(spectrum, n, norm)
+        if isinstance(spectrum, PairSpectrum):
+            return monarch_fft.irfft(spectrum, n, norm, self.matmul)
         if self.profile.strict_kernels and isinstance(spectrum, mx.array):
             return ordered.by_sequence(lambda row: self.library.irfft(row, n=n, norm=norm), spectrum)
         return self.library.irfft(spectrum, n=n, norm=norm)
@@ -226,6 +233,9 @@ class Ops:
         if self.profile.ep_freqmul and isinstance(x, mx.array):
             require_exact()
             return extended_fft.product_of_rounded(x, y)
+        if self.profile.ep_freqmul and isinstance(x, PairSpectrum) and x.dtype == mx.float32:
+            require_exact()
+            return pair_of(extended_fft.product_of_rounded(x.complex64(), y.complex64()))
         return x * y
 
     def spectrum_sum(self, x: Spectrum, y: Spectrum) -> Spectrum:
@@ -234,7 +244,16 @@ class Ops:
 
     def spectrum_conjugate(self, x: Spectrum) -> Spectrum:
         """Elementwise complex conjugate."""
-        return extended_fft.conjugate(x) if isinstance(x, DoubleSpectrum) else self.library.conjugate(x)
+        if isinstance(x, DoubleSpectrum):
+            return extended_fft.conjugate(x)
+        return x.conj() if isinstance(x, PairSpectrum) else self.library.conjugate(x)
+
+    def spectrum_total(self, x: Spectrum) -> Spectrum:
+        """Sum over the first axis."""
+        if isinstance(x, DoubleSpectrum):
+            rows = (DoubleSpectrum(x.hi[:, i], x.lo[:, i], x.exponent[i]) for i in range(x.shape[0]))
+            return functools.reduce(extended_fft.added, rows)
+        return self.sum(x, axis=0) if isinstance(x, mx.array) else x.map(lambda part: self.sum(part, axis=0))
 
     def spectrum_scale(self, x: Spectrum, factor: float) -> Spectrum:
         """Product with a real number."""

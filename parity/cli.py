@@ -42,7 +42,14 @@ from parity.blas import choose_blas
 from parity.errors import CaseError, ParityError
 from parity.plain import json_text, one_line
 from parity.spec.precision import RUNGS, RungName, rung_called
-from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, HyperProfile, load_profile, profile_names
+from parity.spec.profile import (
+    DEFAULT_PROFILE,
+    ENVIRONMENT_VARIABLE,
+    HyperProfile,
+    load_profile,
+    profile_names,
+    variant_names,
+)
 from parity.terminal import progress_bar
 from parity.token_options import BlasOption
 
@@ -82,7 +89,8 @@ def run(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="A profile's name, the path of a JSON file, or `all`. Default: $MLX_M2_PROFILE, else mlx_stable."
+            help="A profile's name, the path of a JSON file, `all` five, or `variants`: the canonical one with every "
+            "other kernel. Default: $MLX_M2_PROFILE, else mlx_stable."
         ),
     ] = None,
     rung: Annotated[
@@ -499,8 +507,9 @@ def _rungs(choices: list[str] | None) -> list[RungName]:
 def _profiles(choice: str | None) -> dict[str, HyperProfile]:
     """Return the chosen profiles by the spelling that chooses them again."""
     choice = choice or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
-    if choice == "all":
-        return {name: load_profile(name) for name in profile_names()}
+    groups = {"all": profile_names(), "variants": variant_names()}
+    if choice in groups:
+        return {name: load_profile(name) for name in groups[choice]}
     return {choice: load_profile(choice)}
 
 

@@ -27,4 +27,32 @@ def loop(x: mx.array, weight: mx.array) -> mx.array:
     return mx.stack([x[..., i, :] @ weight[i].T for i in range(weight.shape[0])], axis=-2)
 
 
-BLOCKDIAG_KERNELS: Final[Mapping[str, BlockdiagKernel]] = {"einsum": einsum, "batched": batched, "loop": loop}
+POSITIONS: Final = 32
+"""Positions of a group: a row of 32 float32 stays in the nearest cache while the block goes by."""
+
+FEWEST: Final = 8
+"""Rows below which the groups are not worth their transpositions."""
+
+
+def fast(x: mx.array, weight: mx.array) -> mx.array:
+    """The positions last, in groups: (k, q, p) @ (k, p, 32), so that the innermost loop of a BLAS runs over positions.
+
+    The reference BLAS of MLX's CPU wheel then adds multiples of whole rows, which compilers turn into vector
+    instructions; over the features it sums one product after the other. The terms of each sum keep their order.
+    """
+    rows = x.reshape(-1, *x.shape[-2:]).transpose(1, 2, 0)
+    count = rows.shape[-1]
+    if count < FEWEST:
+        return batched(x, weight)
+    groups = [weight @ mx.contiguous(rows[..., i : i + POSITIONS]) for i in range(0, count, POSITIONS)]
+    return mx.concatenate(groups, axis=-1).transpose(2, 0, 1).reshape(*x.shape[:-1], weight.shape[1])
+
+
+BLOCKDIAG_KERNELS: Final[Mapping[str, BlockdiagKernel]] = {
+    "einsum": einsum,
+    "batched": batched,
+    "loop": loop,
+    "fast": fast,
+}
+"""On x86-64 with the reference BLAS all four give the same bits. Whatever the library, each lies within 2 sqrt(p) u
+(|X||W|) of the exact product, `matmul_max` of parity.tolerance, and so within twice that of each other."""

@@ -2,7 +2,8 @@
 
 Semantic knobs change the meaning: a profile that turns one has a reference of its own. Numeric knobs keep the
 mathematics and change the roundings: only the port reads them. The five named profiles are the JSON files of
-`parity/spec/profiles`; a profile is chosen by name, by path, or by the environment variable `MLX_M2_PROFILE`.
+`parity/spec/profiles`, those of its folder `variants` the canonical one with another kernel each; a profile is chosen
+by name, by path, or by the environment variable `MLX_M2_PROFILE`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from parity.errors import NotImplementedYetError, ProfileError
 
 ENVIRONMENT_VARIABLE: Final = "MLX_M2_PROFILE"
 DEFAULT_PROFILE: Final = "mlx_stable"
+VARIANTS: Final = "variants"
+"""Folder, beside the named profiles, of those that are tried and not chosen."""
 
 FftImpl = Literal["native", "channel_batched", "streamed", "monarch"]
 FftNorm = Literal["forward", "backward", "ortho"]
-BlockdiagImpl = Literal["einsum", "batched", "loop"]
+BlockdiagImpl = Literal["einsum", "batched", "loop", "fast"]
 
 
 class HyperProfile(BaseModel):
@@ -84,7 +87,7 @@ class HyperProfile(BaseModel):
 
 CANONICAL: Final = HyperProfile(name="canonical", description="The model exactly as it was published.")
 
-_PLAIN: Final[Mapping[str, Any]] = {"fft_impl": "native"}
+_PLAIN: Final[Mapping[str, Any]] = {}
 
 
 def not_built(profile: HyperProfile) -> dict[str, Any]:
@@ -112,12 +115,17 @@ def profile_names() -> tuple[str, ...]:
     return ("canonical", *(name for name in names if name != "canonical"))
 
 
+def variant_names() -> tuple[str, ...]:
+    """Return the names of the packaged profiles that are the canonical one with another kernel: for trying kernels."""
+    return tuple(sorted(Path(entry.name).stem for entry in (_profile_folder() / VARIANTS).iterdir()))
+
+
 def load_profile(choice: str | None = None) -> HyperProfile:
     """Load a profile by name or path.
 
     Args:
-        choice: A name of `profile_names()`, or the path of a JSON file (anything with a slash or ending in
-            `.json`). None takes the environment variable `MLX_M2_PROFILE`, else `mlx_stable`.
+        choice: A name of `profile_names()` or `variant_names()`, or the path of a JSON file (anything with a slash or
+            ending in `.json`). None takes the environment variable `MLX_M2_PROFILE`, else `mlx_stable`.
 
     Raises:
         ProfileError: No such name or file, not JSON, or a key or value that is not allowed.
@@ -126,11 +134,11 @@ def load_profile(choice: str | None = None) -> HyperProfile:
         choice = os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
     if choice.endswith(".json") or "/" in choice or os.sep in choice:
         return _from_file(Path(choice))
-    if choice not in profile_names():
-        raise ProfileError(
-            f"unknown profile {choice!r}; allowed: {', '.join(profile_names())}, or the path of a .json file"
-        )
-    text = (_profile_folder() / f"{choice}.json").read_text(encoding="utf-8")
+    packaged = (*profile_names(), *variant_names())
+    if choice not in packaged:
+        raise ProfileError(f"unknown profile {choice!r}; allowed: {', '.join(packaged)}, or the path of a .json file")
+    folder = _profile_folder() / VARIANTS if choice in variant_names() else _profile_folder()
+    text = (folder / f"{choice}.json").read_text(encoding="utf-8")
     profile = _from_text(text, source=f"profile {choice!r}")
     if profile.name != choice:
         raise ProfileError(f"the file of profile {choice!r} calls itself {profile.name!r}; file and name must agree")
@@ -161,7 +169,7 @@ def _from_file(path: Path) -> HyperProfile:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ProfileError(f"profile file {str(path)!r} cannot be read: {reason}") from None
     profile = _from_text(text, source=f"profile file {str(path)!r}")
-    if profile.name in profile_names() and profile != load_profile(profile.name):
+    if profile.name in (*profile_names(), *variant_names()) and profile != load_profile(profile.name):
         raise ProfileError(
             f"profile file {str(path)!r} calls itself {profile.name!r}, which is a profile of the package with other "
             "knobs; give it a name of its own"

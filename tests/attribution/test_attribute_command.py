@@ -66,7 +66,8 @@ def test_a_mistake_is_one_line_and_status_2(arguments: list[str], words: str) ->
     assert len(err.splitlines()) == 1
 
 
-def test_a_kernel_to_come_is_one_line_and_status_2(tmp_path: Path) -> None:
+def test_a_kernel_to_come_is_one_line_and_status_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parity.spec.profile._PLAIN", {"fft_impl": "native"})
     profile = tmp_path / "mine.json"
     profile.write_text('{"name": "mine", "fft_impl": "monarch"}', encoding="utf-8")
     status, out, err = invoke("pooler", "--profile", str(profile))

@@ -127,6 +127,13 @@ def test_an_interruption_is_noticed_while_aiming(monkeypatch: pytest.MonkeyPatch
 # What is skipped --------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world in which no kernel but the native one is built."""
+    monkeypatch.setattr("parity.spec.profile._PLAIN", {"fft_impl": "native"})
+
+
+@pytest.mark.usefixtures("_to_come")
 def test_a_profile_that_is_not_built_is_skipped_visibly_for_every_component_and_rung(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,6 +149,7 @@ def test_a_profile_that_is_not_built_is_skipped_visibly_for_every_component_and_
     assert layers_csv(results).count(",skip,") == len(expected)
 
 
+@pytest.mark.usefixtures("_to_come")
 def test_a_profile_that_is_not_built_does_not_keep_the_others_from_running() -> None:
     results = results_of(POOLER, profiles=[TO_COME, CANONICAL])
     assert {row.profile for row in results.rows} == {"canonical"}
@@ -190,6 +198,7 @@ def test_a_pair_without_any_case_does_not_vanish_beside_another(monkeypatch: pyt
     assert "empty" in layers_csv(results)
 
 
+@pytest.mark.usefixtures("_to_come")
 def test_a_profile_that_is_not_built_costs_no_reference_run(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
 

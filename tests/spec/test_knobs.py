@@ -12,6 +12,7 @@ import pytest
 import mlx_impl
 import reference_torch
 from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
+from mlx_impl.kernels.pairs import PairSpectrum
 from mlx_impl.ops import Ops
 from parity.backends.port import build_port, run_port
 from parity.backends.reference import build_reference, fill_reference, fresh_parameters, run_reference, state_of
@@ -30,7 +31,7 @@ SEMANTIC: Final[Mapping[str, str]] = {
 }
 """The knobs of meaning, each with a pair on which it must show on both sides."""
 
-REFUSED: Final = frozenset({"fft_impl"})
+REFUSED: Final[frozenset[str]] = frozenset()
 """Numeric knobs whose kernels do not exist yet."""
 
 
@@ -83,6 +84,25 @@ def _reaches_its_kernel(profile: HyperProfile) -> bool:
     return False
 
 
+def _reaches_its_convolution(profile: HyperProfile) -> bool:
+    """Two of the convolutions have the native bits, so what is observed is what the seam is asked for."""
+    seen = []
+
+    class Watched(Ops):
+        def rfft(self, x: mx.array, n: int, norm: str) -> Any:
+            seen.append((tuple(x.shape), str(mx.default_stream(mx.default_device()))))
+            return super().rfft(x, n, norm)
+
+    ops = Watched(profile)
+    mlx_impl.fftconv(_float32(1, 2, 8, 33), _float32(2, 8, 33), _float32(3, 8), profile=profile, ops=ops)
+    batches, on = {shape[-2] for shape, _ in seen}, {stream for _, stream in seen}
+    return {
+        "channel_batched": batches == {2} and on == {str(mx.default_stream(mx.cpu))},
+        "streamed": batches == {2} and on.isdisjoint({str(mx.default_stream(mx.cpu))}),
+        "monarch": isinstance(ops.rfft(_float32(1, 4), 8, "forward"), PairSpectrum),
+    }[profile.fft_impl]
+
+
 def _changes(compute: Callable[[HyperProfile], mx.array]) -> Callable[[HyperProfile], bool]:
     def other_bits(profile: HyperProfile) -> bool:
         return not bool(mx.array_equal(compute(profile), compute(CANONICAL)))
@@ -92,6 +112,7 @@ def _changes(compute: Callable[[HyperProfile], mx.array]) -> Callable[[HyperProf
 
 HONOURED: Final[Mapping[str, Callable[[HyperProfile], bool]]] = {
     "fft_norm": _changes(_convolution),
+    "fft_impl": _reaches_its_convolution,
     "blockdiag_impl": _reaches_its_kernel,
     "layer_norm_strict": _changes(_norm),
     "matmul_precision": _changes(_linear),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pydantic
 import pytest
@@ -20,6 +20,7 @@ from parity.spec.profile import (
     not_built,
     profile_names,
     require_built,
+    variant_names,
 )
 
 NAMES: Final = ("canonical", "extended_precision", "mlx_stable", "torch_avg", "torch_like")
@@ -33,6 +34,14 @@ DEPARTURES: Final[Mapping[str, Mapping[str, Any]]] = {
     "extended_precision": {"ep_freqmul": True, "ep_depthwise": True, "ep_fft": True, "strict_kernels": True},
 }
 LABELS: Final = {"name", "description"}
+
+# The same for the variants: one knob each.
+VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "channel_batched": {"fft_impl": "channel_batched"},
+    "fast_blocks": {"blockdiag_impl": "fast"},
+    "monarch": {"fft_impl": "monarch"},
+    "streamed": {"fft_impl": "streamed"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +74,28 @@ def test_a_named_profile_departs_from_the_canonical_one_as_the_specification_say
     labels = {"name": name, "description": profile.description}
     assert profile == CANONICAL.replace(**labels, **DEPARTURES[name])
     assert profile.description
+
+
+def test_the_variants_are_the_canonical_profile_but_for_one_kernel() -> None:
+    assert variant_names() == tuple(VARIANTS)
+    for name, departures in VARIANTS.items():
+        profile = load_profile(name)
+        assert profile == CANONICAL.replace(name=name, description=profile.description, **departures)
+        assert profile.description
+        require_built(profile)
+
+
+def test_every_kernel_of_a_knob_has_a_variant() -> None:
+    values = {
+        knob: set(get_args(HyperProfile.model_fields[knob].annotation)) for knob in ("fft_impl", "blockdiag_impl")
+    }
+    shown = {knob: {getattr(load_profile(name), knob) for name in variant_names()} for knob in values}
+    assert values["fft_impl"] == shown["fft_impl"]
+    assert values["blockdiag_impl"] - shown["blockdiag_impl"] == {"batched", "loop"}
+
+
+def test_a_file_may_not_call_itself_by_a_variant_s_name(tmp_path: Path) -> None:
+    assert "give it a name of its own" in refused(written(tmp_path, '{"name": "monarch"}'))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,7 +272,9 @@ def test_semantics_hold_the_knobs_that_change_the_meaning_and_no_other() -> None
 
 
 @pytest.mark.parametrize("kernel", ["channel_batched", "streamed", "monarch"])
-def test_a_kernel_to_come_is_refused_by_name_of_profile_and_knob(kernel: str) -> None:
+def test_a_kernel_to_come_is_refused_by_name_of_profile_and_knob(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_built(CANONICAL.replace(name="mine", fft_impl=kernel))
+    monkeypatch.setattr("parity.spec.profile._PLAIN", {"fft_impl": "native"})
     with pytest.raises(NotImplementedYetError) as caught:
         require_built(CANONICAL.replace(name="mine", fft_impl=kernel))
     message = str(caught.value)

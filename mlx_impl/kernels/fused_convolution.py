@@ -1,0 +1,202 @@
+"""The long convolution as one kernel of a graphics processor: transforms, product, skip and gate within it.
+
+    y = (irfft(rfft(u) H) + u D) gate,    H the half spectrum of the kernel or kernels,
+
+in float32 or, with `double`, in pairs of float32 and rounded once. `mlx_impl.kernels.fused_sources` tells how. Rows do
+not meet, so the bits of a row depend neither on the batch nor on its place in it.
+
+Derivatives: with the kernels and D together linear, and the gate outside, the form <y(u, k, D), g> is linear in each of
+its three arguments, so that every derivative is made of y, of its adjoint by u, which is the same kernel with the
+spectrum conjugated, and of the adjoint by k and D, which MLX's transforms compute.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mlx.core as mx
+
+from mlx_impl.kernels.derivatives import with_vjp
+from mlx_impl.kernels.fused_sources import (
+    Kernel,
+    Language,
+    Plan,
+    Switches,
+    convolution_kernels,
+    header,
+    plan,
+    shared_bytes,
+    source,
+    spectrum_kernels,
+    table,
+)
+from parity.errors import NotImplementedYetError
+
+KEPT: Final = 64
+"""Tables, and kernels made, that are kept."""
+
+LEAST_ELEMENTS: Final = 8
+"""Metal hands an array of fewer numbers over as constants, which are no device pointer."""
+
+Arrays = tuple[mx.array, ...]
+
+
+def language() -> Language:
+    """Return what the default device compiles kernels from.
+
+    Raises:
+        NotImplementedYetError: The default device is the CPU, or a device of neither CUDA nor Metal.
+    """
+    if mx.default_device().type == mx.DeviceType.gpu:
+        if mx.cuda.is_available():
+            return "cuda"
+        if mx.metal.is_available():
+            return "metal"
+    raise NotImplementedYetError(
+        f"fft_impl=fused is a kernel for CUDA and Metal; the default device of MLX is {mx.default_device()}: "
+        "take a machine with such a device and --port-device gpu, or another fft_impl"
+    )
+
+
+@dataclass(frozen=True)
+class FusedConvolution:
+    """y (b, d, l) of u (b, d, l), kernels (d, l) and D (d,), float32, with derivatives of any order.
+
+    Args:
+        reverse: The first lag of the second kernel, 0 or -1; None if there is none.
+        half: Halve the combined kernel.
+        scales: Factors of the kernel's spectrum and of the result, whose product is 1/n: `fft_norm`.
+        double: Compute in pairs of float32.
+    """
+
+    reverse: int | None = None
+    half: bool = False
+    scales: Callable[[int], tuple[float, float]] = lambda n: (1.0 / n, 1.0)
+    double: bool = False
+
+    def __call__(self, u: mx.array, kernels: Arrays, D: mx.array, gate: mx.array | None = None) -> mx.array:
+        """Convolve, add u D, and multiply by the gate (b, d, l) if there is one.
+
+        A gate has a derivative where it is differentiated, at the price of a kernel that does without it.
+        """
+        if gate is None:
+            return self._values(u, *kernels, D)
+
+        def value(u: mx.array, gate: mx.array, *rest: mx.array) -> mx.array:
+            return self._run(u, rest[:-1], rest[-1], gate=gate)
+
+        def vjp(primals: Arrays, cotangent: mx.array, output: mx.array) -> Arrays:  # noqa: ARG001
+            u, gate, *rest = primals
+            by_u, *by_rest = self._adjoint(u, tuple(rest), cotangent * gate)
+            return by_u, cotangent * self._values(u, *rest), *by_rest
+
+        return with_vjp(value, vjp)(u, gate, *kernels, D)
+
+    def _values(self, u: mx.array, *rest: mx.array) -> mx.array:
+        def value(u: mx.array, *rest: mx.array) -> mx.array:
+            return self._run(u, rest[:-1], rest[-1])
+
+        def vjp(primals: Arrays, cotangent: mx.array, output: mx.array) -> Arrays:  # noqa: ARG001
+            return self._adjoint(primals[0], primals[1:], cotangent)
+
+        return with_vjp(value, vjp)(u, *rest)
+
+    def _adjoint(self, u: mx.array, rest: Arrays, g: mx.array) -> Arrays:
+        """Gradients of <y, g> for u, every kernel, and D."""
+
+        def value(u: mx.array, g: mx.array, *rest: mx.array) -> Arrays:
+            by_u = self._run(g, rest[:-1], rest[-1], conjugated=True)
+            return by_u, *self._by_kernels(u, g, len(rest) - 1), (g * u).sum(axis=(0, 2))
+
+        def vjp(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:  # noqa: ARG001
+            (u, g, *rest), (p, *q) = primals, cotangents
+            by_u, *by_rest = self._adjoint(p, tuple(q), g)
+            return by_u, self._values(p, *rest) + self._values(u, *q), *by_rest
+
+        return tuple(with_vjp(value, vjp)(u, g, *rest))
+
+    def _by_kernels(self, u: mx.array, g: mx.array, count: int) -> Arrays:
+        """Correlate u and g over the batch: lag t is the gradient of tap t."""
+        l = u.shape[-1]
+        n = 2 * l
+        lags = mx.fft.irfft((mx.fft.rfft(g, n=n) * mx.fft.rfft(u, n=n).conj()).sum(axis=0), n=n)
+        lags = 0.5 * lags if self.half else lags
+        if count == 1:
+            return (lags[:, :l],)
+        late = lags[:, l:][:, ::-1]
+        return lags[:, :l], late if self.reverse else mx.concatenate([lags[:, :1], late[:, : l - 1]], axis=-1)
+
+    def _run(
+        self, u: mx.array, kernels: Arrays, D: mx.array, gate: mx.array | None = None, conjugated: bool = False
+    ) -> mx.array:
+        b, d, l = u.shape
+        found = _planned(l, self.double, language())
+        of_kernel, of_result = self.scales(2 * found.points)
+        # Packing and unpacking leave a factor 4; N complex points stand for n = 2N real ones.
+        scale = of_kernel * 2 * 0.25 * (0.5 if self.half else 1.0)
+        switches = Switches(conjugated, gate is not None, self.reverse, scale, of_result)
+        given = {"u": u, "skip": D, "k": kernels[0], "reverse": kernels[-1], "table": _table(found)}
+        given |= {} if gate is None else {"gate": gate}
+        for kernel in _kernels_of_spectrum(found, switches):
+            given[kernel.output] = _launched(kernel, found, given, d, (d, _numbers(kernel, found), found.floats))
+        for kernel in _kernels_of_convolution(found, switches, d):
+            shape = (b, d, l) if kernel.output == "y" else (b * d, _numbers(kernel, found), found.floats)
+            given[kernel.output] = _launched(kernel, found, given, b * d, shape)
+        return given["y"]
+
+
+def _numbers(kernel: Kernel, found: Plan) -> int:
+    return found.points + (kernel.output == "h")
+
+
+def _launched(kernel: Kernel, found: Plan, given: dict[str, mx.array], rows: int, shape: tuple[int, ...]) -> mx.array:
+    inputs = [given[name] for name in kernel.inputs]
+    if language() == "metal":
+        inputs = [_at_least(x) for x in inputs]
+    (result,) = _made(kernel, language(), found.double)(
+        inputs=inputs,
+        grid=(rows * kernel.blocks * kernel.threads, 1, 1),
+        threadgroup=(kernel.threads, 1, 1),
+        output_shapes=[shape],
+        output_dtypes=[mx.float32],
+    )
+    return result
+
+
+def _at_least(x: mx.array) -> mx.array:
+    flat = x.reshape(-1)
+    return flat if flat.size >= LEAST_ELEMENTS else mx.pad(flat, [(0, LEAST_ELEMENTS - flat.size)])
+
+
+_planned = functools.lru_cache(maxsize=KEPT)(plan)
+_kernels_of_spectrum = functools.lru_cache(maxsize=KEPT)(spectrum_kernels)
+_kernels_of_convolution = functools.lru_cache(maxsize=KEPT)(convolution_kernels)
+"""Sources take longer to write than short rows to convolve."""
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _made(kernel: Kernel, spoken: Language, double: bool) -> Any:
+    text = {"source": source(kernel, spoken), "header": header(spoken, double)}
+    names = {"input_names": list(kernel.inputs), "output_names": [kernel.output]}
+    # MLX keeps compiled kernels by name: another length is another kernel.
+    name = f"{kernel.name}_{zlib.crc32(repr((kernel, double)).encode()):08x}"
+    if spoken == "cuda":
+        return mx.fast.cuda_kernel(name=name, **names, **text, shared_memory=shared_bytes(kernel.elements, double))
+    return mx.fast.metal_kernel(name=name, **names, **text)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _table(found: Plan) -> mx.array:
+    """The plan's roots (count, 2), or (count, 4) in two parts each, made in double precision by the host."""
+    values = table(found)
+    with mx.stream(mx.cpu):
+        exact = mx.array(values, dtype=mx.float64)
+        high = exact.astype(mx.float32)
+        low = (exact - high.astype(mx.float64)).astype(mx.float32)
+        both = mx.stack([high, low], axis=-1).reshape(len(values), 4) if found.double else high
+        mx.eval(both)
+    return both
