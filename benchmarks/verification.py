@@ -4,7 +4,8 @@
     python benchmarks/verification.py 80m@128 341m@512   # two of them
     python benchmarks/verification.py --folder /scratch --csv reports/verification.csv
 
-A line each: seconds from the process's start to the verdict, the process's peak resident size, and that over the bound
+A line each: seconds from the process's start to the verdict, those that it took of all processors, its peak resident
+size, and that over the bound
 
     1.5 * both models' weights + 4 * one layer's activations, float32
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,6 +64,7 @@ class Figures:
     calls: int
     worst: float
     seconds: float
+    processor_seconds: float
     peak: int
     bound: int
     mlx_blas: str
@@ -96,14 +99,14 @@ def measure(run: str, folder: Path, blas: str) -> Figures:
         extend(path, longer, length)
         path, config = longer, config.model_copy(update={"long_conv_l_max": length, "max_position_embeddings": length})
     options = ["--length", str(length), "--f64-layers", "0", "--mlx-blas", blas, "--json"]
-    begun = time.perf_counter()
+    begun, spent = time.perf_counter(), _spent()
     done = subprocess.run(
         [sys.executable, "-c", CHILD, "checkpoint", "verify", str(path), *options],
         capture_output=True,
         text=True,
         check=False,
     )
-    seconds = time.perf_counter() - begun
+    seconds, processor_seconds = time.perf_counter() - begun, _spent() - spent
     if done.returncode not in (0, 1):
         raise SystemExit(f"{run} ended with status {done.returncode}: {done.stderr}")
     facts = json.loads(done.stdout)
@@ -111,7 +114,15 @@ def measure(run: str, folder: Path, blas: str) -> Figures:
     bound = int(1.5 * 2 * weights(public.head, config)) + 4 * activations(config, length)
     worst = max(float(row["ratio"]) for row in rows)
     peak = int(done.stderr.split()[-1])
-    return Figures(run, bool(facts["passed"]), len(rows), worst, seconds, peak, bound, facts["mlx_blas"])
+    return Figures(
+        run, bool(facts["passed"]), len(rows), worst, seconds, processor_seconds, peak, bound, facts["mlx_blas"]
+    )
+
+
+def _spent() -> float:
+    """Seconds of processors that this process's children have taken, theirs and the system's."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:
@@ -125,7 +136,8 @@ def main() -> int:
         good = it.passed and it.peak <= it.bound
         print(  # noqa: T201
             f"{'ok  ' if good else 'FAIL'} {it.run}: {it.calls} calls, largest error {it.worst:.2f} of allowed, "
-            f"{it.seconds:.0f} s, peak {it.peak / 2**20:.0f} MiB, {it.peak / it.bound:.2f} of the bound; {it.mlx_blas}",
+            f"{it.seconds:.0f} s, {it.processor_seconds:.0f} s of processors, peak {it.peak / 2**20:.0f} MiB, "
+            f"{it.peak / it.bound:.2f} of the bound; {it.mlx_blas}",
             flush=True,
         )
     if arguments.csv is not None:

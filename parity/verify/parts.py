@@ -51,8 +51,11 @@ def part_of(name: str, parts: tuple[str, ...]) -> str | None:
     return next((part for part in parts if name == part or name.startswith(f"{part}.")), None)
 
 
-def read_part(checkpoint: Checkpoint, part: str) -> dict[str, AnyArray]:
-    """Read every tensor of a part by its whole name, aliases included: float64 as it is, all else as float32.
+def read_part(checkpoint: Checkpoint, part: str, wide: bool = False) -> dict[str, AnyArray]:
+    """Read every tensor of a part by its whole name, aliases included.
+
+    float64 stays as it is, all else is float32, or float64 too where `wide`: then the reference at f64 takes the very
+    arrays, and no copy.
 
     Raises:
         CheckpointError: A number is NaN or infinite, or cannot be read.
@@ -65,7 +68,9 @@ def read_part(checkpoint: Checkpoint, part: str) -> dict[str, AnyArray]:
                 found[name] = found[stored]
                 continue
             values = tensor.numpy()
-            found[name] = values if values.dtype == np.float64 else np.asarray(values, dtype=np.float32)
+            kept = np.float64 if wide or values.dtype == np.float64 else np.float32
+            found[name] = np.asarray(values, dtype=kept)
+            del values
             if not np.isfinite(found[name]).all():
                 raise CheckpointError(f"NaN or infinity in {name}: no model computes anything with it")
     return found

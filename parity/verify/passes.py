@@ -298,7 +298,7 @@ class _Pass:
         if self.state[0] == part:
             found, self.state = self.state[1], ("", {})
             return found
-        self.state = (part, read_part(self.checkpoint, part))
+        self.state = (part, read_part(self.checkpoint, part, wide=self.rung.name == "f64"))
         return self.state[1]
 
     def _advance_exact(self, call: Call) -> None:

@@ -19,13 +19,15 @@ PACKAGES: Final = ("reference_torch", "mlx_impl", "parity")
 SETTINGS: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 
 CONTRACTS: Final[dict[str, Any]] = {contract["name"]: contract for contract in SETTINGS["importlinter"]["contracts"]}
-LAYERED, REFERENCE, PORT, NUMBERS, BUNDLE, CHECKPOINT, REFERENCE_SIDE, PORT_SIDE, HARNESS = (
+LAYERED, REFERENCE, PORT, NUMBERS, BUNDLE, CHECKPOINT, USE, BLAS, REFERENCE_SIDE, PORT_SIDE, HARNESS = (
     "A module imports only from the layers beneath its own",
     "The reference knows no MLX",
     "The port computes with MLX alone",
     "Specification, measures, tolerances, cases and pages know no framework",
     "A bundle is read without a framework",
     "A checkpoint is read and written without torch and pickle",
+    "The MLX model is used without torch",
+    "What is loaded for MLX's products is chosen before MLX",
     "The reference's side needs no MLX",
     "The port's side needs no torch",
     "The harness knows no model",
@@ -62,6 +64,8 @@ def test_every_contract_holds() -> None:
 
 
 PLANTED: Final = {
+    "torch in the model that is used": ("parity/port_model.py", "import torch", {USE}),
+    "MLX where its products' library is chosen": ("parity/blas.py", "import mlx.core", {BLAS}),
     "the reference imports MLX": ("reference_torch/norm.py", "import mlx.core", {REFERENCE}),
     "the reference imports the port": ("reference_torch/norm.py", "import mlx_impl.norm", {REFERENCE, LAYERED}),
     "the reference imports the harness": ("reference_torch/norm.py", "import parity.metrics", {LAYERED}),

@@ -25,13 +25,14 @@ BLOCKS = re.findall(r"^    \$ (.+)\n((?:    .+\n)+)", PAGE, re.MULTILINE)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the page's commands run."""
     shutil.copy(TINY_CHECKPOINT, tmp_path)
+    shutil.copy(ROOT / "tests" / "data" / "goldens" / "masked_lm_0.safetensors", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.usefixtures("folder")
 def test_commands_print_what_the_page_says() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     for command, output in BLOCKS:
         outcome = invoke(*shlex.split(command)[1:])
         assert (outcome.status, outcome.stderr) == (0, "")
