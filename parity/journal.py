@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Generic, TypeVar
+from typing import Any, BinaryIO, Final, Generic, Literal, TypeVar
 
 from parity.code import code_hash
 from parity.environment import collect
@@ -24,6 +24,8 @@ from parity.plain import plain
 from parity.spec.profile import HyperProfile
 
 _SHOWN: Final = 60
+_TRIES: Final = 100
+"""Times that a journal is opened: whoever removes it has finished, so more than a few take somebody who means it."""
 _LONGEST_HEADER: Final = 1_000_000
 """Bytes: a file that is no journal may have no line at all."""
 
@@ -99,8 +101,7 @@ def open_journal(
     with contextlib.ExitStack() as stack:
         with _output(kind, path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("a+b"))
-            _lock(kind, path, file)
+            file = _opened(kind, path, "a+b", stack)
             if anew:
                 file.truncate(0)
             parts = _read(kind, path, file, _line(dict(header)))
@@ -117,7 +118,7 @@ def hold_journal(kind: JournalKind[Any], path: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with _output(kind, path), contextlib.suppress(FileNotFoundError):
-            _lock(kind, path, stack.enter_context(path.open("rb")))
+            _opened(kind, path, "rb", stack)
         yield
 
 
@@ -139,6 +140,30 @@ def _output(kind: JournalKind[Any], path: Path, remedy: str = "") -> Iterator[No
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OutputError(f"{kind.name} {str(path)!r} cannot be written: {reason}; {remedy or kind.remedy}") from None
+
+
+def _opened(kind: JournalKind[Any], path: Path, mode: Literal["a+b", "rb"], stack: contextlib.ExitStack) -> BinaryIO:
+    """Open the journal and lock it, and again where its owner has removed it in between: that file is nobody's.
+
+    Raises:
+        FileNotFoundError: There is none, and `mode` begins none.
+        OutputError: Somebody removes it each time.
+    """
+    for _ in range(_TRIES):
+        with contextlib.ExitStack() as trial:
+            file: BinaryIO = trial.enter_context(path.open(mode))
+            _lock(kind, path, file)
+            if _leads_to(path, file):
+                stack.enter_context(trial.pop_all())
+                return file
+    raise OutputError(f"{kind.name} {str(path)!r} is removed whenever it is opened; choose another place")
+
+
+def _leads_to(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(kind: JournalKind[Any], path: Path, file: BinaryIO) -> None:

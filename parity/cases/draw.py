@@ -13,6 +13,7 @@ import hypothesis
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase
 from hypothesis.errors import Flaky, NoSuchExample
+from hypothesis.internal.conjecture import engine
 from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from parity.cases.case import FINE_LADDER, FULL_LADDER, Case
@@ -29,10 +30,16 @@ TINY_SCALE = -20
 DRAWN_STRUCTURES = 8
 """Structures that are drawn beside the corpus, where the largest ones are asked for."""
 
+SHRINK_CALLS: Final = 20
+"""Cases that shrinking may examine for each fresh example of its effort; most take two or three."""
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 _DRAWS_CONSTANTS: Final = "_maybe_draw_constant"
 """The method of Hypothesis that may answer with a constant of the source instead of a drawn number."""
+
+_STOPS_SHRINKING: Final = "MAX_SHRINKING_SECONDS"
+"""The number of Hypothesis after which it takes the smallest case so far."""
 
 
 def cases(pair: Pair) -> st.SearchStrategy[Case]:
@@ -69,13 +76,25 @@ def shrink_case(pair: Pair, fails: Callable[[Case], bool], seed: int, effort: in
     """Return the smallest case for which `fails` is true, or None.
 
     None means that `effort` fresh examples show no failure, or that one of them failed only now and then: the caller
-    has failing cases of its own, and reports the smallest of those.
+    has failing cases of its own, and reports the smallest of those. What ends it early is the number of cases that were
+    examined (`SHRINK_CALLS`), never the time: a busy machine shrinks to the same case.
     """
+    known: dict[Case, bool] = {}
+    left = effort * SHRINK_CALLS
+
+    def fails_while_counted(case: Case) -> bool:
+        nonlocal left
+        if left == 0:
+            return known.get(case, False)
+        left -= 1
+        known[case] = fails(case)
+        return known[case]
+
     try:
-        with _without_constants():
+        with _without_constants(), _without_clock():
             return hypothesis.find(
                 cases(pair),
-                fails,
+                fails_while_counted,
                 settings=hypothesis.settings(_settings(effort), phases=[Phase.generate, Phase.shrink]),
                 random=random.Random(_mixed(pair, seed)),
             )
@@ -134,6 +153,24 @@ def _without_constants() -> Iterator[None]:
             "with every file; install hypothesis==6.170.15"
         )
     with patch.object(HypothesisProvider, _DRAWS_CONSTANTS, lambda *_choice, **_chance: None):
+        yield
+
+
+@contextmanager
+def _without_clock() -> Iterator[None]:
+    """Have Hypothesis shrink however long it takes; it stops after five minutes otherwise, and says so on stdout.
+
+    Raises:
+        ConfigError: This version of Hypothesis has no such number.
+
+    Source: HypothesisWorks/hypothesis, hypothesis/internal/conjecture/engine.py.
+    """
+    if not hasattr(engine, _STOPS_SHRINKING):
+        raise ConfigError(
+            f"hypothesis {hypothesis.__version__} cannot be told to leave the clock alone, so what is shrunk would "
+            "depend on how busy the machine is; install hypothesis==6.170.15"
+        )
+    with patch.object(engine, _STOPS_SHRINKING, math.inf):
         yield
 
 
