@@ -104,9 +104,13 @@ def false_alarms(session: nox.Session) -> None:
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """Measure accuracy and price of the knobs ep_ and strict_kernels: writes reports/extended_precision.md."""
+    """Measure every kernel of a knob, accuracy and price: writes reports/kernels.md and reports/extended_precision.md.
+
+    It fails where a bound is exceeded.
+    """
     install(session, "test")
     session.run("python", "benchmarks/extended_precision.py", env={"MLX_ENABLE_TF32": "0"})
+    session.run("python", "benchmarks/kernels_table.py", *session.posargs, env={"MLX_ENABLE_TF32": "0"})
 
 
 @nox.session

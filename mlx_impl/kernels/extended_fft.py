@@ -39,6 +39,7 @@ from mlx_impl.kernels.double_float import (
     total,
     widened,
 )
+from mlx_impl.kernels.roots import root
 
 ODD_RADICES: Final = (3, 5, 7, 11, 13)
 """A stage of radix r costs r complex products an element; beyond these a chirp is cheaper."""
@@ -484,20 +485,5 @@ def _roots_at(n: int, power: mx.array) -> DoubleFloat:
 @functools.lru_cache(maxsize=TABLES)
 def _roots(n: int) -> DoubleFloat:
     """cos and sin of 2 pi k / n, k < n, as (2, n)."""
-    pairs = [_root(k, n) for k in range(n)]
+    pairs = [root(k, n) for k in range(n)]
     return from_float64([cos for cos, _ in pairs] + [sin for _, sin in pairs], (2, n))
-
-
-def _root(k: int, n: int) -> tuple[float, float]:
-    """cos and sin of 2 pi k / n in double precision, the angle brought into the first octant by integers.
-
-    So 0 and +-1 are exact, and mirror images have the same digits.
-    """
-    octant, rest = divmod(8 * k, n)
-    if octant % 2:
-        rest = n - rest
-    angle = math.pi * rest / (4 * n)
-    cos, sin = math.cos(angle), math.sin(angle)
-    if (octant + 1) // 2 % 2:
-        cos, sin = sin, cos
-    return (-cos if 2 <= octant < 6 else cos), (-sin if octant >= 4 else sin)

@@ -8,8 +8,8 @@ a matrix of n2 equal blocks of n1 x n1, a diagonal one, and a matrix of n1 equal
 change places. A block is multiplied as it stands if it is small, and is itself such a product otherwise; one of a large
 prime is a convolution with a chirp. `plan` finds the factors that cost least.
 
-Of a real row only k1 <= n1 / 2 is computed, since the rest mirrors it: half the work in either direction. The
-imaginary part of bins that are their own mirror image is zero.
+Of a real row only k1 <= n1 / 2 is computed in either direction, since the rest mirrors it, and only half spectra are
+handed on. The imaginary part of bins that are their own mirror image is zero.
 
 Tables are computed by the host in double precision and rounded once; everything else is computed in the dtype of the
 input, float64 included, which lives on the CPU.
@@ -85,9 +85,13 @@ class Plan(NamedTuple):
 def plan(n: int) -> Plan:
     """The cheapest way to transform n points, in products of an element and a coefficient.
 
+    Of equals it is the smallest first factor, for accuracy: of a real row, bins that mirror each other carry the same
+    error, which adds up in the result, and of a small n1 fewer do. At 32,768 positions C is 0.79 then; with n1 near the
+    root of n it is 0.87.
+
     Example:
         >>> [plan(n).first for n in (7, 64, 127, 254, 65536)]
-        [7, 8, 0, 2, 256]
+        [7, 8, 0, 2, 4]
     """
     factors = [f for f in range(2, math.isqrt(n) + 1) if n % f == 0]
     if not factors and n > PRIME_END:

@@ -15,7 +15,7 @@ TABLES: Final = 256
 def root(k: int, n: int) -> tuple[float, float]:
     """cos and sin of 2 pi k / n, 0 <= k < n, in double precision, the angle brought into the first octant by integers.
 
-    So 0 and +-1 are exact, and mirror images have the same digits.
+    So 0 and +-1 are exact, and mirror images have the same digits, the last one on a diagonal excepted.
     """
     octant, rest = divmod(8 * k, n)
     if octant % 2:

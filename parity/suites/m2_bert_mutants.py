@@ -14,6 +14,7 @@ from typing import Final
 from parity.mutants.mutant import Mutant
 from parity.suites.m2_bert_mutants_convolution import CONVOLUTION_MUTANTS
 from parity.suites.m2_bert_mutants_filter import FILTER_MUTANTS
+from parity.suites.m2_bert_mutants_kernels import KERNEL_MUTANTS
 from parity.suites.m2_bert_mutants_layers import LAYER_MUTANTS
 from parity.suites.m2_bert_mutants_models import MODEL_MUTANTS
 from parity.suites.m2_bert_mutants_state import STATE_MUTANTS
@@ -26,5 +27,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *MODEL_MUTANTS,
     *STATE_MUTANTS,
     *TRAINING_MUTANTS,
+    *KERNEL_MUTANTS,
 )
-"""Every mutant: leaves first, then weights, profiles, precision, gradients and training."""
+"""Every mutant: leaves first, then weights, profiles, precision, gradients and training, kernels."""

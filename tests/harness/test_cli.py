@@ -17,7 +17,7 @@ from planted_faults import PLANTED_FAULTS
 from parity import cli
 from parity.files import JOURNAL
 from parity.report import REPORT_FILES
-from parity.spec.profile import profile_names
+from parity.spec.profile import profile_names, variant_names
 from parity.suites import PAIRS
 
 UNFINISHED = "no report was written; --resume goes on with what is finished"
@@ -410,3 +410,9 @@ def test_an_interrupted_run_leaves_no_older_report(tmp_path: Path, monkeypatch: 
     outcome = invoke(*SMALL, "--out", "out", "--seed", "1")
     assert outcome == Finished(130, "", f"parity: interrupted; {UNFINISHED}\n")
     assert "summary.json" not in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_the_variants_are_chosen_together() -> None:
+    assert tuple(cli._profiles("variants")) == variant_names()
+    assert tuple(cli._profiles("all")) == profile_names()
+    assert tuple(cli._profiles("monarch")) == ("monarch",)

@@ -14,6 +14,8 @@ from catalogue_sweep import sightings
 import mlx_impl
 from mlx_impl import activations, blockdiag, embeddings, fft_conv, heads, hyena, linear, mixer, mlp, model, norm, ops
 from mlx_impl import weights as port_weights
+from mlx_impl.kernels import blockdiag as block_products
+from mlx_impl.kernels import long_convolution, monarch_fft
 from parity.mutants.mutant import Check, Kind, Mutant
 from parity.spec.profile import CANONICAL
 from parity.suites import PAIRS
@@ -68,7 +70,7 @@ def owners() -> list[Any]:
     """Everything that a patch may change: the port's modules and their classes."""
     modules: list[ModuleType] = [
         mlx_impl, activations, blockdiag, embeddings, fft_conv, heads, hyena, linear, mixer, mlp, model, norm, ops,
-        port_weights,
+        port_weights, block_products, long_convolution, monarch_fft,
     ]  # fmt: skip
     classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
     return [*modules, *(cls for cls in classes if cls.__module__.startswith("mlx_impl"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import mlx.core as mx
 import numpy as np
@@ -14,7 +14,7 @@ from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
 from mlx_impl.ops import FFT_SCALES
 from parity.pairs import Pair
 from parity.spec.precision import RUNGS
-from parity.spec.profile import CANONICAL
+from parity.spec.profile import CANONICAL, FftImpl
 from parity.suites import PAIRS
 
 U: Final = RUNGS["f32"].u
@@ -25,6 +25,7 @@ LEAVES: Final = frozenset({"blockdiag_linear", "monarch_multiply", "fftconv", "h
 # In composites gates, sums that cancel and LayerNorms carry it on: 20 seen behind two layers and a tanh.
 # blockdiag_impl and layer_norm_strict: the same bits on x86-64 CPUs; another order of sums costs 0.45 sqrt(K) u for
 # K <= 192 (2.1) and 0.35 sqrt(d) u for d <= 192 (2.5), and is carried on likewise.
+# fft_impl: as fft_norm; a chirp takes two transforms for one, 5.4 u seen at 127 positions.
 # strict_kernels and the ep_ knobs: the plain side's own error, the other's being smaller or of the same kind.
 # Three sines of ten times their argument carry on a product summed in another order: 78 u seen between two filters of
 # which either lies 260 to 820 u from the truth.
@@ -33,6 +34,7 @@ BOUNDS: Final = {"leaf": 12.0, "composite": 64.0, "sines": 256.0}
 CHOICES: Final[tuple[tuple[str, Any], ...]] = (
     *(("fft_norm", norm) for norm in FFT_SCALES if norm != CANONICAL.fft_norm),
     *(("blockdiag_impl", kernel) for kernel in BLOCKDIAG_KERNELS if kernel != CANONICAL.blockdiag_impl),
+    *(("fft_impl", kernel) for kernel in get_args(FftImpl) if kernel != CANONICAL.fft_impl),
     *((switch, True) for switch in ("layer_norm_strict", "strict_kernels", "ep_freqmul", "ep_depthwise", "ep_fft")),
 )
 COMPONENTS: Final = [pair for pair in PAIRS if not pair.fresh]
