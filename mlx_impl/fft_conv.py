@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import mlx.core as mx
 from mlx import nn
 
 from mlx_impl.activations import Gelu
+from mlx_impl.kernels.fused_convolution import FusedConvolution
 from mlx_impl.kernels.long_convolution import OVERLAPPING, LongConvolution, Phases, on_streams
 from mlx_impl.ops import Ops, Spectrum
 from mlx_impl.precision import widen
@@ -63,7 +65,7 @@ def fftconv(
     _check_lengths(l, k, k_rev)
     k_rev = None if k_rev is None else widen(k_rev)
     channels = u.shape[1]
-    if ops.profile.fft_impl != "native":
+    if ops.profile.fft_impl not in ("native", "fused"):
         kernels = (k,) if k_rev is None else (k, k_rev)
         y = _own_convolution(u_wide, k, k_rev is None, profile, ops)(u_wide, *kernels)
         return (y + skip_term(u_wide, D)).astype(u.dtype)
@@ -153,8 +155,34 @@ def _convolved(
     l = u.shape[-1]
     n = fft_length(l)
     scales = ops.fft_scales
+    if ops.profile.fft_impl == "fused" and u.dtype == mx.float32:
+        return _fused(u, k, D, k_rev, profile, ops)
     product = ops.spectrum_product(ops.rfft(u, n, scales.signal), _kernel_spectrum(k, k_rev, n, profile, ops))
     return ops.irfft(product, n, scales.inverse)[..., :l] + skip_term(u, D)
+
+
+FUSED_SCALES: Final[dict[str, Callable[[int], tuple[float, float]]]] = {
+    "forward": lambda n: (1 / n, 1.0),
+    "backward": lambda n: (1.0, 1 / n),
+    "ortho": lambda n: (n**-0.5, n**-0.5),
+}
+"""Factors of the kernel's spectrum and of the result, whose product is 1/n, by `fft_norm`."""
+
+
+def _fused(u: mx.array, k: mx.array, D: mx.array, k_rev: mx.array | None, profile: HyperProfile, ops: Ops) -> mx.array:
+    """One kernel of the device for all of it; a kernel (d, 2l) is one of either direction."""
+    l = u.shape[-1]
+    kernels = (k,) if k_rev is None else (k, k_rev)
+    both_ways = k.shape[-1] == 2 * l
+    if both_ways:
+        kernels = (k[:, :l], k[:, l:][:, ::-1])
+    convolve = FusedConvolution(
+        reverse=None if len(kernels) == 1 else 0 if not both_ways and profile.bidir_space == "freq" else -1,
+        half=k_rev is not None and profile.bidir_combine == "avg",
+        scales=FUSED_SCALES[ops.profile.fft_norm],
+        double=ops.profile.ep_fft,
+    )
+    return convolve(u, kernels, D.reshape(-1))
 
 
 def _kernel_spectrum(k: mx.array, k_rev: mx.array | None, n: int, profile: HyperProfile, ops: Ops) -> Spectrum:

@@ -180,13 +180,13 @@ _kernels_of_convolution = functools.lru_cache(maxsize=KEPT)(convolution_kernels)
 
 @functools.lru_cache(maxsize=KEPT)
 def _made(kernel: Kernel, spoken: Language, double: bool) -> Any:
-    text = {"source": source(kernel, spoken), "header": header(spoken, double)}
-    names = {"input_names": list(kernel.inputs), "output_names": [kernel.output]}
     # MLX keeps compiled kernels by name: another length is another kernel.
     name = f"{kernel.name}_{zlib.crc32(repr((kernel, double)).encode()):08x}"
-    if spoken == "cuda":
-        return mx.fast.cuda_kernel(name=name, **names, **text, shared_memory=shared_bytes(kernel.elements, double))
-    return mx.fast.metal_kernel(name=name, **names, **text)
+    body, before, inputs, output = source(kernel, spoken), header(spoken, double), list(kernel.inputs), [kernel.output]
+    if spoken == "metal":
+        return mx.fast.metal_kernel(name, inputs, output, body, before)
+    shared = shared_bytes(kernel.elements, double)
+    return mx.fast.cuda_kernel(name, inputs, output, body, before, shared_memory=shared)
 
 
 @functools.lru_cache(maxsize=KEPT)

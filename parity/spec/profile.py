@@ -25,7 +25,7 @@ DEFAULT_PROFILE: Final = "mlx_stable"
 VARIANTS: Final = "variants"
 """Folder, beside the named profiles, of those that are tried and not chosen."""
 
-FftImpl = Literal["native", "channel_batched", "streamed", "monarch"]
+FftImpl = Literal["native", "channel_batched", "streamed", "monarch", "fused"]
 FftNorm = Literal["forward", "backward", "ortho"]
 BlockdiagImpl = Literal["einsum", "batched", "loop", "fast"]
 

@@ -1,4 +1,4 @@
-"""The fused convolution's body as a function of the host: every block after the other, by the C++ compiler that is there."""
+"""The fused body as a function of the host: one block after the other, by the C++ compiler that is there."""
 
 from __future__ import annotations
 

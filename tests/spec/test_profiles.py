@@ -39,6 +39,7 @@ LABELS: Final = {"name", "description"}
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "channel_batched": {"fft_impl": "channel_batched"},
     "fast_blocks": {"blockdiag_impl": "fast"},
+    "fused": {"fft_impl": "fused"},
     "monarch": {"fft_impl": "monarch"},
     "streamed": {"fft_impl": "streamed"},
 }
