@@ -14,7 +14,7 @@ from torch import nn
 
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
-from parity.backends.noise import Noise, draw_exact, predict_noise, same_shape, with_rounding
+from parity.backends.noise import Noise, draw_exact, draw_wavering, predict_noise, same_shape, with_rounding
 from parity.backends.port import arithmetic, build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
@@ -35,7 +35,7 @@ from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
 from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
-from parity.spec.arrays import AnyArray, Arrays
+from parity.spec.arrays import AnyArray, Array, Arrays
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
 from parity.tolerance import (
@@ -48,7 +48,7 @@ from parity.tolerance import (
     propagated,
 )
 from parity.trace import Trace, TracedTensor, kind_of
-from parity.verdict import Judgement, failed, judge, judge_exact
+from parity.verdict import Judgement, failed, judge, judge_decided, judge_exact
 
 UNSTEADY: Final = "its shape depends on rounding"
 """Why an intermediate of the reference is compared with nothing."""
@@ -170,6 +170,7 @@ class Bench:
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
         self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
+        self._wavering: dict[str, Mapping[str, Array]] = {}
         self._exact: dict[tuple[str, int], Sequence[Mapping[str, AnyArray]]] = {}
         self._main_outputs: dict[str, TracedTensor] = {}
         self._kappa: Mapping[str, float] | None = None
@@ -206,6 +207,14 @@ class Bench:
         if (rung.name, draws) not in self._exact:
             self._exact[rung.name, draws] = draw_exact(self.pair, self.module, self.inputs, rung, draws, self.case.seed)
         return self._exact[rung.name, draws]
+
+    def wavering(self, rung: Rung) -> Mapping[str, Array]:
+        """Return how far rounding at `rung` moves each element, of a reference that chooses places by its numbers."""
+        if rung.name not in self._wavering:
+            self._wavering[rung.name] = draw_wavering(
+                self.pair, self.module, self.inputs, self.truth, rung, REFINED_DRAWS, self.case.seed
+            )
+        return self._wavering[rung.name]
 
     def reference_output(self, rung: Rung) -> TracedTensor:
         """Return the reference's main output at `rung`, without the intermediates."""
@@ -275,12 +284,30 @@ def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:
     if not bench.pair.fresh and any(REFINE_FROM < j.predicted_ratio < REFINE_TO for j in judgements.values()):
         apart |= {} if bench.pair.same_tree else _unsteady(bench, rung, REFINED_DRAWS)
         judgements = _judgements(bench, profile, rung, seen, REFINED_DRAWS, apart)
+    judgements |= _past_ties(bench, rung, seen, judgements)
     unpaired = [name for name in port if name not in bench.truth and name not in apart]
     judgements |= dict.fromkeys(unpaired, failed("the reference has no such tensor: it is compared with nothing"))
     judgements |= _exact_judgements(bench, rung, port)
     apart |= _apart_exact(bench, port)
     leaked = tuple(dict.fromkeys(leak.operation for leak in leaks))
     return Examination(judgements, port=port, leaks=leaked, unpaired=apart)
+
+
+def _past_ties(bench: Bench, rung: Rung, port: Trace, judgements: Mapping[str, Judgement]) -> dict[str, Judgement]:
+    """Judge what fails again without the elements that a tie of what the reference chooses by decides."""
+    failing = [name for name, it in judgements.items() if not it.passed and it.special and not it.special.fatal]
+    if bench.pair.fresh or bench.pair.scales is not None or not failing:
+        return {}
+    reference, found = bench.reference(rung), {}
+    for name, shifts in bench.wavering(rung).items():
+        if name in failing:
+            truth, held = bench.truth[name], BY_DTYPE[reference[name].dtype]
+            noise = with_rounding(bench.noise(rung, REFINED_DRAWS)[name], truth.values, held)
+            allowance = propagated(noise.rms, noise.maximum, rung, held)
+            found[name] = judge_decided(
+                judgements[name], truth, reference[name], port[name], rung, allowance, noise.rms, shifts
+            )
+    return found
 
 
 def _exact_judgements(bench: Bench, rung: Rung, port: Trace) -> dict[str, Judgement]:

@@ -50,8 +50,8 @@ class Row:
 
     `order` is the tensor's place in the reference's execution, gradients behind all of it; of the statistics, `ratio`
     and those after it belong to the worst case, `special` and the counts to all cases. What follows `rerun` is no
-    column: elements by octave of their error in ulps, over all cases, every case of an output, and, of integers and
-    booleans (`exact`), how many elements are none that rounding allows, and how many it leaves undecided.
+    column: elements by octave of their error in ulps, over all cases, every case of an output, of integers and booleans
+    (`exact`) how many elements are none that rounding allows, and how many elements it leaves undecided.
     """
 
     component: str
@@ -102,7 +102,8 @@ class Row:
         self.cases += 1
         self.cases_failed += not judgement.passed
         self.cases_powerless += judgement.powerless and judgement.passed
-        self.elements += judgement.port.count if judgement.port else 0
+        self.elements += judgement.port.count - judgement.undecided if judgement.port else 0
+        self.undecided += judgement.undecided
         if judgement.exact is not None:
             self.elements += judgement.exact.count
             self.mismatched += judgement.exact.mismatched

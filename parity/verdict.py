@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -48,6 +48,7 @@ class Judgement:
         detail: More for whoever mends it: the traceback of a port that raised.
         predicted: Predicted relative error: `conditioning` times the unit roundoff of the tensor's own dtype.
         exact: Of integers and booleans, what stands in place of all of the above; None for floats.
+        undecided: Elements that were not compared, since the reference itself may choose another way there.
     """
 
     passed: bool
@@ -65,6 +66,7 @@ class Judgement:
     predicted_ratio: float = 0.0
     predicted: float = 0.0
     exact: ExactMetrics | None = None
+    undecided: int = 0
 
 
 def failed(reason: str, detail: str = "") -> Judgement:
@@ -139,6 +141,37 @@ def judge(
         predicted=noise_rms / metrics.truth_rms if metrics.truth_rms > 0 else 0.0,
         powerless=allowance is not None and _zeros_would_pass(truth.values, metrics.truth_rms, allowance),
     )
+
+
+def judge_decided(
+    judged: Judgement,
+    truth: TracedTensor,
+    reference: TracedTensor,
+    port: TracedTensor,
+    rung: Rung,
+    allowance: Allowance,
+    noise_rms: float,
+    shifts: Array,
+) -> Judgement:
+    """Judge again a tensor that failed, without the elements that a tie decides: experts of a mixture, for example.
+
+    Those are the ones that the perturbed reference moves by more than is allowed. They may differ by what is allowed of
+    the largest such shift, and the others must be within the allowance as ever.
+
+    Args:
+        judged: The verdict on all elements, which stands where this one is no better.
+        truth, reference, port, rung, allowance, noise_rms: As of `judge`.
+        shifts: Largest shift of every element.
+    """
+    undecided = shifts > allowance.maximum
+    apart = np.abs(port.values - truth.values)[undecided]
+    if not apart.size or float(apart.max()) > constant("propagated_max") * float(shifts.max()):
+        return judged
+    # Allowances are those of the whole tensor, so its shape stays, without an error where nothing is decided.
+    decided = replace(port, values=np.where(undecided, truth.values, port.values))
+    rest = judge(truth, reference, decided, rung, allowance, noise_rms, None, judged.kappa)
+    powerless = rest.powerless or bool(undecided.all())
+    return replace(rest, undecided=apart.size, powerless=powerless) if rest.passed else judged
 
 
 def judge_exact(

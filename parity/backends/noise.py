@@ -129,6 +129,9 @@ CHOOSING: Final = frozenset(
 )
 """Those of them that say where they found a number: among equal ones implementations find others."""
 
+PLACING: Final = CHOOSING | {"argmax", "argmin", "argsort", "bucketize", "searchsorted"}
+"""Operations whose result can jump where their operands move a little, CHOOSING and those that are no part of EXACT."""
+
 PLAIN: Final = frozenset(
     {
         "max_pool2d_with_indices_backward",
@@ -279,9 +282,13 @@ class _Waver(_Perturb):
         factor = constant("propagated_max") * (constant("float64") if rung.name == "f64" else 1.0)
         self.epsilon = factor * rung.u
         self.sums = factor * (RUNGS["f32"].u if rung.is_half else rung.u)
+        self.chose = False
+        """Whether a place was chosen by numbers that round."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name.removeprefix("aten::") in CHOOSING:
+        name = func._schema.name.removeprefix("aten::")
+        self.chose = self.chose or (name in PLACING and _rounds(args[0]) and len(func._schema.arguments) > 1)
+        if name in CHOOSING:
             unit = self.epsilon if self.rung.is_half and not self.wide else self.sums
             args = (self._noisy(args[0], unit, self.rung.tiny), *args[1:])
         return super().__torch_dispatch__(func, types, args, kwargs)
@@ -349,6 +356,37 @@ def draw_exact(
         with watch_wide(module, mode), mode:
             found.append(run_reference_outputs(pair, module, inputs, RUNGS["f64"], perturbed=True).exact)
     return found
+
+
+def draw_wavering(
+    pair: Pair,
+    module: nn.Module,
+    inputs: Mapping[str, AnyArray],
+    truth: Trace,
+    rung: Rung,
+    draws: int,
+    seed: int,
+) -> dict[str, Array]:
+    """Return how far each element of `truth` moves where floats err as far as they may at `rung`, the largest shift.
+
+    Nothing where the reference chooses no place by its numbers, since all else moves by as much as its operands do.
+
+    Args:
+        pair, module, inputs, truth, rung, draws, seed: As of `predict_noise`.
+    """
+    mode = _Waver(rung, torch.Generator().manual_seed(seed))
+    shifts = {name: np.zeros(tensor.values.shape) for name, tensor in truth.items()}
+    for _ in range(draws):
+        with watch_wide(module, mode), mode:
+            run = run_reference(pair, module, inputs, RUNGS["f64"], perturbed=True)
+        if not mode.chose:
+            return {}
+        shifts = {name: largest for name, largest in shifts.items() if same_shape(run, truth, name)}
+        for name, largest in shifts.items():
+            with np.errstate(invalid="ignore"):
+                moved = np.abs(run[name].values - truth[name].values)
+            np.maximum(largest, np.where(np.isnan(moved), 0.0, moved), out=largest)
+    return shifts
 
 
 def same_shape(run: Trace, truth: Trace, name: str) -> bool:

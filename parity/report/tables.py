@@ -71,6 +71,7 @@ def summary(results: Results) -> dict[str, Any]:
         "failures": [{**asdict(failure), "replay": failure.replay} for failure in results.failures],
         "unpaired": results.unpaired,
         "exact": [_exact(row) for row in rows if row.kind == "exact"],
+        "undecided": [_exact(row) for row in rows if row.kind != "exact" and row.undecided],
         "skips": [asdict(skip) for skip in results.skips],
         "fidelity": [asdict(distance) for distance in results.fidelity],
         "accuracy": [asdict(assessment) for assessment in results.assessments],
