@@ -5,7 +5,7 @@ The body (`fused/body.inc`) is written once, in the words of a prelude: `prelude
 Tests run that one on every machine, and the CUDA one where there is such a device. **The Metal prelude has been run on
 no device so far.**
 
-A row of L numbers is packed into N >= L complex ones, N the least number of factors 2, 3 and 5, at least 8. Up to
+A row of L numbers is packed into N >= L complex ones, N the least number of factors 2, 3 and 5, at least 2. Up to
 `Limits.points` a block transforms, multiplies and transforms back within shared memory: one read of u, one write of y.
 Longer rows are P columns by Q and take three kernels.
 """
@@ -25,7 +25,7 @@ from mlx_impl.kernels.roots import root
 Language = Literal["cuda", "metal", "host"]
 
 FACTORS: Final = (2, 3, 5)
-LEAST_POINTS: Final = 8
+LEAST_POINTS: Final = 2
 
 SHARED_BYTES: Final = {"cuda": 72 * 1024, "metal": 32 * 1024, "host": 72 * 1024}
 """What a block may hold. A processor of an H100 has 228 KiB: three blocks of 72 KiB run at once on it."""
@@ -103,7 +103,7 @@ def in_columns(length: int, points: int, columns: int, double: bool, room: int) 
 
 
 def smooth(length: int) -> int:
-    """Return the least N >= `length` and 8 that has no other factors than 2, 3 and 5."""
+    """Return the least N >= `length` and 2 that has no other factors than 2, 3 and 5."""
     points = max(length, LEAST_POINTS)
     while functools.reduce(_divided_out, FACTORS, points) != 1:
         points += 1
