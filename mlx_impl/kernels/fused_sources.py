@@ -26,6 +26,8 @@ Language = Literal["cuda", "metal", "host"]
 
 FACTORS: Final = (2, 3, 5)
 LEAST_POINTS: Final = 2
+SHORT: Final = 8
+"""Up to here powers of two, which round less often than the factors 3 and 5."""
 
 SHARED_BYTES: Final = {"cuda": 72 * 1024, "metal": 32 * 1024, "host": 72 * 1024}
 """What a block may hold. A processor of an H100 has 228 KiB: three blocks of 72 KiB run at once on it."""
@@ -103,8 +105,10 @@ def in_columns(length: int, points: int, columns: int, double: bool, room: int) 
 
 
 def smooth(length: int) -> int:
-    """Return the least N >= `length` and 2 that has no other factors than 2, 3 and 5."""
+    """Return the least N >= `length` and 2 of no other factors than 2, 3 and 5; up to 8, than 2."""
     points = max(length, LEAST_POINTS)
+    if points <= SHORT:
+        return 1 << (points - 1).bit_length()
     while functools.reduce(_divided_out, FACTORS, points) != 1:
         points += 1
     return points
