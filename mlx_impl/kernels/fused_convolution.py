@@ -113,9 +113,10 @@ class FusedConvolution:
         made = _prepared(self, l, d, gate is not None, conjugated, language())
         given["table"] = made.table
         for launch in made.of_kernels:
-            given[launch.output] = launch(given, d, (d, *launch.shape))
+            given[launch.output] = launch(given, 1, d, (d, *launch.shape))
         for launch in made.of_rows:
-            given[launch.output] = launch(given, b * d, u.shape if launch.output == "y" else (b * d, *launch.shape))
+            shape = u.shape if launch.output == "y" else (b * d, *launch.shape)
+            given[launch.output] = launch(given, b, d, shape)
         return given["y"]
 
 
@@ -193,12 +194,12 @@ class Launch:
         """The name of what it gives."""
         return self.kernel.output
 
-    def __call__(self, given: dict[str, mx.array], rows: int, shape: tuple[int, ...]) -> mx.array:
-        """Launch it for so many rows."""
+    def __call__(self, given: dict[str, mx.array], batch: int, channels: int, shape: tuple[int, ...]) -> mx.array:
+        """Launch it for (batch, channels) rows."""
         inputs = [given[name] for name in self.kernel.inputs]
         (result,) = self.function(
             inputs=[_at_least(x) for x in inputs] if self.padded else inputs,
-            grid=(rows * self.kernel.blocks * self.kernel.threads, 1, 1),
+            grid=(self.kernel.launched(batch, channels) * self.kernel.threads, 1, 1),
             threadgroup=(self.kernel.threads, 1, 1),
             output_shapes=[shape],
             output_dtypes=[mx.float32],
@@ -253,7 +254,7 @@ def _made(kernel: Kernel, spoken: Language, double: bool) -> Any:
     body, before, inputs, output = source(kernel, spoken), header(spoken, double), list(kernel.inputs), [kernel.output]
     if spoken == "metal":
         return mx.fast.metal_kernel(name, inputs, output, body, before)
-    shared = shared_bytes(kernel.elements, double)
+    shared = shared_bytes(kernel.places, double)
     return mx.fast.cuda_kernel(name, inputs, output, body, before, shared_memory=shared)
 
 
