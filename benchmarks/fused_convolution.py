@@ -3,10 +3,10 @@
     python benchmarks/fused_convolution.py                          # prints a table
     python benchmarks/fused_convolution.py --markdown reports/fused_convolution.md
 
-Every length has (b, 768) rows of noise, b as large as 2^17 numbers a channel allow, at most 16; a call makes the kernel's
-spectrum, the convolution and the skip term. One call of each candidate follows the other, `--repeats` times; a ratio is
-the median of the pairs' ratios, in brackets their quartiles. An error is ||y - truth|| / ||truth|| in units of u = 2^-24
-over 16 channels of one sequence, truth float64.
+Every length has (b, 768) rows of noise, b as large as 2^17 numbers a channel allow, at most 16; a call makes the
+kernel's spectrum, the convolution and the skip term. One call of each candidate follows the other, `--repeats` times; a
+ratio is the median of the pairs' ratios, in brackets their quartiles. An error is ||y - truth|| / ||truth|| in units of
+u = 2^-24 over one sequence, truth float64.
 
 Exit status 1 if up to `LONGEST_BOUND` positions the kernel is less than `LEAST_GAIN` times as fast as MLX's composed
 transforms, or at any length slower than torch's or less accurate than either; 3 where there is no device to ask.
@@ -37,7 +37,6 @@ LENGTHS: Final = (1, 2, 3, 7, 64, 100, 127, 128, 512, 1000, 1024, 2048, 4096, 81
 CHANNELS: Final = 768
 NUMBERS: Final = 2**17
 LARGEST_BATCH: Final = 16
-JUDGED: Final = 16
 U: Final = 2.0**-24
 
 LEAST_GAIN: Final = 1.5
@@ -64,12 +63,12 @@ class Row:
             found.append(f"{self.gains['composed'][1]:.2f} times as fast as composed, at least {LEAST_GAIN}")
         if self.gains["torch"][1] < 1:
             found.append(f"{self.gains['torch'][1]:.2f} times as fast as torch, at least 1")
-        worse = [name for name in ("composed", "torch") if self.errors["fused"] > self.errors[name]]
-        return found + [f"less accurate than {name}" for name in worse if self.errors["fused"] > LEAST_ERROR]
+        worse = [name for name in ("composed", "torch") if self.errors["fused"] > SAME * self.errors[name]]
+        return found + [f"less accurate than {name}" for name in worse]
 
 
-LEAST_ERROR: Final = 1.0
-"""Short rows err by less than one u, and which of two errs less there is chance."""
+SAME: Final = 1.02
+"""Errors of short rows, of which there are 768, scatter by so much: beyond, one is larger than the other."""
 
 
 def measured(length: int, repeats: int) -> Row:
@@ -79,7 +78,7 @@ def measured(length: int, repeats: int) -> Row:
     u, k, skip = (mx.random.normal(shape) for shape in ((batch, CHANNELS, length), (CHANNELS, length), (CHANNELS,)))
     mx.eval(u, k, skip)
     calls = candidates(u, k, skip)
-    exact = truth(*(np.array(x[:1, :JUDGED] if x.ndim == 3 else x[:JUDGED], dtype=np.float64) for x in (u, k, skip)))
+    exact = truth(*(np.array(x[:1] if x.ndim == 3 else x, dtype=np.float64) for x in (u, k, skip)))
     errors = {name: error(call(), exact) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -131,9 +130,9 @@ def truth(u: Any, k: Any, skip: Any) -> Any:
 
 
 def error(y: Any, exact: Any) -> float:
-    """Relative L2 error of the first channels, in u."""
+    """Relative L2 error of the first sequence, in u."""
     values = y.cpu().numpy() if isinstance(y, torch.Tensor) else np.array(y)
-    return float(np.linalg.norm(values[:1, :JUDGED] - exact) / np.linalg.norm(exact) / U)
+    return float(np.linalg.norm(values[:1] - exact) / np.linalg.norm(exact) / U)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
@@ -149,9 +148,10 @@ Measured on one {name}: MLX {mlx} (CUDA), torch {torch} (cuFFT), by
 
     {command}
 
-A call makes the kernel's spectrum, the convolution and the skip term of (b, 768, L) float32. Microseconds are medians; a
-ratio is the median over pairs of neighbouring calls, in brackets the quartiles. Errors are relative, in the L2 norm, in
-u = 2^-24, against float64. `double` computes in pairs of float32 and rounds once.
+A call makes the kernel's spectrum, the convolution and the skip term of (b, 768, L) float32, and waits for it, Python's
+part included. Microseconds are medians; a ratio is the median over pairs of neighbouring calls, in brackets the
+quartiles. Errors are relative, in the L2 norm, in u = 2^-24, against float64. `double` computes in pairs of float32 and
+rounds once.
 """
 
 

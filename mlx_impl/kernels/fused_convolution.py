@@ -16,7 +16,7 @@ import functools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import mlx.core as mx
 
@@ -62,6 +62,11 @@ def language() -> Language:
     )
 
 
+def on_kernel(n: int) -> tuple[float, float]:
+    """The whole of 1/n on the kernel's spectrum."""
+    return 1.0 / n, 1.0
+
+
 @dataclass(frozen=True)
 class FusedConvolution:
     """y (b, d, l) of u (b, d, l), kernels (d, l) and D (d,), float32, with derivatives of any order.
@@ -75,7 +80,7 @@ class FusedConvolution:
 
     reverse: int | None = None
     half: bool = False
-    scales: Callable[[int], tuple[float, float]] = lambda n: (1.0 / n, 1.0)
+    scales: Callable[[int], tuple[float, float]] = on_kernel
     double: bool = False
 
     def __call__(self, u: mx.array, kernels: Arrays, D: mx.array, gate: mx.array | None = None) -> mx.array:
@@ -84,42 +89,10 @@ class FusedConvolution:
         A gate has a derivative where it is differentiated, at the price of a kernel that does without it.
         """
         if gate is None:
-            return self._values(u, *kernels, D)
+            return _differentiable(self)(u, *kernels, D)
+        return _differentiable_with_gate(self)(u, gate, *kernels, D)
 
-        def value(u: mx.array, gate: mx.array, *rest: mx.array) -> mx.array:
-            return self._run(u, rest[:-1], rest[-1], gate=gate)
-
-        def vjp(primals: Arrays, cotangent: mx.array, output: mx.array) -> Arrays:  # noqa: ARG001
-            u, gate, *rest = primals
-            by_u, *by_rest = self._adjoint(u, tuple(rest), cotangent * gate)
-            return by_u, cotangent * self._values(u, *rest), *by_rest
-
-        return with_vjp(value, vjp)(u, gate, *kernels, D)
-
-    def _values(self, u: mx.array, *rest: mx.array) -> mx.array:
-        def value(u: mx.array, *rest: mx.array) -> mx.array:
-            return self._run(u, rest[:-1], rest[-1])
-
-        def vjp(primals: Arrays, cotangent: mx.array, output: mx.array) -> Arrays:  # noqa: ARG001
-            return self._adjoint(primals[0], primals[1:], cotangent)
-
-        return with_vjp(value, vjp)(u, *rest)
-
-    def _adjoint(self, u: mx.array, rest: Arrays, g: mx.array) -> Arrays:
-        """Gradients of <y, g> for u, every kernel, and D."""
-
-        def value(u: mx.array, g: mx.array, *rest: mx.array) -> Arrays:
-            by_u = self._run(g, rest[:-1], rest[-1], conjugated=True)
-            return by_u, *self._by_kernels(u, g, len(rest) - 1), (g * u).sum(axis=(0, 2))
-
-        def vjp(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:  # noqa: ARG001
-            (u, g, *rest), (p, *q) = primals, cotangents
-            by_u, *by_rest = self._adjoint(p, tuple(q), g)
-            return by_u, self._values(p, *rest) + self._values(u, *q), *by_rest
-
-        return tuple(with_vjp(value, vjp)(u, g, *rest))
-
-    def _by_kernels(self, u: mx.array, g: mx.array, count: int) -> Arrays:
+    def by_kernels(self, u: mx.array, g: mx.array, count: int) -> Arrays:
         """Correlate u and g over the batch: lag t is the gradient of tap t."""
         l = u.shape[-1]
         n = 2 * l
@@ -130,41 +103,144 @@ class FusedConvolution:
         late = lags[:, l:][:, ::-1]
         return lags[:, :l], late if self.reverse else mx.concatenate([lags[:, :1], late[:, : l - 1]], axis=-1)
 
-    def _run(
+    def run(
         self, u: mx.array, kernels: Arrays, D: mx.array, gate: mx.array | None = None, conjugated: bool = False
     ) -> mx.array:
+        """Launch the kernels, without a derivative; `conjugated` correlates instead."""
         b, d, l = u.shape
-        found = _planned(l, self.double, language())
-        of_kernel, of_result = self.scales(2 * found.points)
-        # Packing and unpacking leave a factor 4; N complex points stand for n = 2N real ones.
-        scale = of_kernel * 2 * 0.25 * (0.5 if self.half else 1.0)
-        switches = Switches(conjugated, gate is not None, self.reverse, scale, of_result)
-        given = {"u": u, "skip": D, "k": kernels[0], "reverse": kernels[-1], "table": _table(found)}
+        given = {"u": u, "skip": D, "k": kernels[0], "reverse": kernels[-1]}
         given |= {} if gate is None else {"gate": gate}
-        for kernel in _kernels_of_spectrum(found, switches):
-            given[kernel.output] = _launched(kernel, found, given, d, (d, _numbers(kernel, found), found.floats))
-        for kernel in _kernels_of_convolution(found, switches, d):
-            shape = (b, d, l) if kernel.output == "y" else (b * d, _numbers(kernel, found), found.floats)
-            given[kernel.output] = _launched(kernel, found, given, b * d, shape)
+        made = _prepared(self, l, d, gate is not None, conjugated, language())
+        given["table"] = made.table
+        for launch in made.of_kernels:
+            given[launch.output] = launch(given, 1, d, (d, *launch.shape))
+        for launch in made.of_rows:
+            shape = u.shape if launch.output == "y" else (b * d, *launch.shape)
+            given[launch.output] = launch(given, b, d, shape)
         return given["y"]
 
 
-def _numbers(kernel: Kernel, found: Plan) -> int:
-    return found.points + (kernel.output == "h")
+# --- derivatives ------------------------------------------------------------------------------------------------------
+#
+# Functions with a derivative take longer to make than short rows to convolve, so they are made once.
 
 
-def _launched(kernel: Kernel, found: Plan, given: dict[str, mx.array], rows: int, shape: tuple[int, ...]) -> mx.array:
-    inputs = [given[name] for name in kernel.inputs]
-    if language() == "metal":
-        inputs = [_at_least(x) for x in inputs]
-    (result,) = _made(kernel, language(), found.double)(
-        inputs=inputs,
-        grid=(rows * kernel.blocks * kernel.threads, 1, 1),
-        threadgroup=(kernel.threads, 1, 1),
-        output_shapes=[shape],
-        output_dtypes=[mx.float32],
+@functools.lru_cache(maxsize=KEPT)
+def _differentiable(convolve: FusedConvolution) -> Callable[..., mx.array]:
+    """y of u, the kernels and D."""
+
+    def value(u: mx.array, *rest: mx.array) -> mx.array:
+        return convolve.run(u, rest[:-1], rest[-1])
+
+    def vjp(primals: Arrays, cotangent: mx.array, output: mx.array) -> Arrays:  # noqa: ARG001
+        return tuple(_adjoint(convolve)(primals[0], cotangent, *primals[1:]))
+
+    return with_vjp(value, vjp)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _differentiable_with_gate(convolve: FusedConvolution) -> Callable[..., mx.array]:
+    """y of u, the gate, the kernels and D."""
+
+    def value(u: mx.array, gate: mx.array, *rest: mx.array) -> mx.array:
+        return convolve.run(u, rest[:-1], rest[-1], gate=gate)
+
+    def vjp(primals: Arrays, cotangent: mx.array, output: mx.array) -> Arrays:  # noqa: ARG001
+        u, gate, *rest = primals
+        by_u, *by_rest = _adjoint(convolve)(u, cotangent * gate, *rest)
+        return by_u, cotangent * _differentiable(convolve)(u, *rest), *by_rest
+
+    return with_vjp(value, vjp)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _adjoint(convolve: FusedConvolution) -> Callable[..., Arrays]:
+    """Gradients of <y, g> for u, every kernel and D; of u, g, the kernels and D."""
+
+    def value(u: mx.array, g: mx.array, *rest: mx.array) -> Arrays:
+        by_u = convolve.run(g, rest[:-1], rest[-1], conjugated=True)
+        return by_u, *convolve.by_kernels(u, g, len(rest) - 1), (g * u).sum(axis=(0, 2))
+
+    def vjp(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:  # noqa: ARG001
+        (u, g, *rest), (p, *q) = primals, cotangents
+        by_u, *by_rest = _adjoint(convolve)(p, g, *q)
+        values = _differentiable(convolve)
+        return by_u, values(p, *rest) + values(u, *q), *by_rest
+
+    return with_vjp(value, vjp)
+
+
+# --- launching --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel, compiled, and how it is launched.
+
+    Args:
+        kernel: What it is.
+        function: MLX's function of it.
+        shape: Of what it gives for a row, where that is no row of y.
+        padded: Whether arrays of few numbers are padded.
+    """
+
+    kernel: Kernel
+    function: Any
+    shape: tuple[int, int]
+    padded: bool
+
+    @property
+    def output(self) -> str:
+        """The name of what it gives."""
+        return self.kernel.output
+
+    def __call__(self, given: dict[str, mx.array], batch: int, channels: int, shape: tuple[int, ...]) -> mx.array:
+        """Launch it for (batch, channels) rows."""
+        inputs = [given[name] for name in self.kernel.inputs]
+        (result,) = self.function(
+            inputs=[_at_least(x) for x in inputs] if self.padded else inputs,
+            grid=(self.kernel.launched(batch, channels) * self.kernel.threads, 1, 1),
+            threadgroup=(self.kernel.threads, 1, 1),
+            output_shapes=[shape],
+            output_dtypes=[mx.float32],
+        )
+        return cast(mx.array, result)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What rows of one length need: the table of roots, and the kernels for rows of taps and for rows of the input."""
+
+    table: mx.array
+    of_kernels: tuple[Launch, ...]
+    of_rows: tuple[Launch, ...]
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _prepared(
+    convolve: FusedConvolution, length: int, channels: int, gated: bool, conjugated: bool, spoken: Language
+) -> Prepared:
+    found = plan(length, convolve.double, spoken)
+    of_kernel, of_result = convolve.scales(2 * found.points)
+    # Packing and unpacking leave a factor 4; N complex points stand for n = 2N real ones.
+    scale = of_kernel * 2 * 0.25 * (0.5 if convolve.half else 1.0)
+    switches = Switches(conjugated, gated, convolve.reverse, scale, of_result)
+
+    def launches(kernels: list[Kernel]) -> tuple[Launch, ...]:
+        return tuple(
+            Launch(kernel, _made(kernel, spoken, found.double), _shape(kernel, found), spoken == "metal")
+            for kernel in kernels
+        )
+
+    return Prepared(
+        _table(found),
+        launches(spectrum_kernels(found, switches)),
+        launches(convolution_kernels(found, switches, channels)),
     )
-    return result
+
+
+def _shape(kernel: Kernel, found: Plan) -> tuple[int, int]:
+    return found.points + (kernel.output == "h"), found.floats
 
 
 def _at_least(x: mx.array) -> mx.array:
@@ -172,20 +248,13 @@ def _at_least(x: mx.array) -> mx.array:
     return flat if flat.size >= LEAST_ELEMENTS else mx.pad(flat, [(0, LEAST_ELEMENTS - flat.size)])
 
 
-_planned = functools.lru_cache(maxsize=KEPT)(plan)
-_kernels_of_spectrum = functools.lru_cache(maxsize=KEPT)(spectrum_kernels)
-_kernels_of_convolution = functools.lru_cache(maxsize=KEPT)(convolution_kernels)
-"""Sources take longer to write than short rows to convolve."""
-
-
-@functools.lru_cache(maxsize=KEPT)
 def _made(kernel: Kernel, spoken: Language, double: bool) -> Any:
     # MLX keeps compiled kernels by name: another length is another kernel.
     name = f"{kernel.name}_{zlib.crc32(repr((kernel, double)).encode()):08x}"
     body, before, inputs, output = source(kernel, spoken), header(spoken, double), list(kernel.inputs), [kernel.output]
     if spoken == "metal":
         return mx.fast.metal_kernel(name, inputs, output, body, before)
-    shared = shared_bytes(kernel.elements, double)
+    shared = shared_bytes(kernel.places, double)
     return mx.fast.cuda_kernel(name, inputs, output, body, before, shared_memory=shared)
 
 

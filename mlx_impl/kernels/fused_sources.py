@@ -5,9 +5,10 @@ The body (`fused/body.inc`) is written once, in the words of a prelude: `prelude
 Tests run that one on every machine, and the CUDA one where there is such a device. **The Metal prelude has been run on
 no device so far.**
 
-A row of L numbers is packed into N >= L complex ones, N the least number of factors 2, 3 and 5, at least 8. Up to
-`Limits.points` a block transforms, multiplies and transforms back within shared memory: one read of u, one write of y.
-Longer rows are P columns by Q and take three kernels.
+A row of L numbers is packed into N >= L complex ones, N the least number of factors 2, 3 and 5. As long as shared
+memory holds them, a block transforms, multiplies and transforms back within it: one read of u, one write of y. The
+kernel's spectrum is made by a launch of its own, or, for short rows, by every block, which then convolves some rows of
+its channel. Longer rows are P columns by Q and take three kernels.
 """
 
 from __future__ import annotations
@@ -25,13 +26,21 @@ from mlx_impl.kernels.roots import root
 Language = Literal["cuda", "metal", "host"]
 
 FACTORS: Final = (2, 3, 5)
-LEAST_POINTS: Final = 8
+LEAST_POINTS: Final = 2
+SHORT: Final = 8
+"""Up to here powers of two, which round less often than the factors 3 and 5."""
 
 SHARED_BYTES: Final = {"cuda": 72 * 1024, "metal": 32 * 1024, "host": 72 * 1024}
 """What a block may hold. A processor of an H100 has 228 KiB: three blocks of 72 KiB run at once on it."""
 
 THREADS: Final = {False: 512, True: 256}
 """Most threads of a block, for float32 and for double-float32: so many that their registers suffice."""
+
+TOGETHER: Final = 256
+"""Up to so many points a launch costs more than making the kernel's spectrum again for every few rows."""
+
+ROWS: Final = 4
+"""Rows of a channel that such a block convolves."""
 
 WARP: Final = 32
 ELEMENTS: Final = 8
@@ -81,9 +90,7 @@ def plan(length: int, double: bool = False, language: Language = "cuda") -> Plan
     """
     if length < 1:
         raise ValueError(f"a row has at least one number; got a length of {length}")
-    room = next(
-        n for n in range(SHARED_BYTES[language] // 8, 0, -1) if shared_bytes(n, double) <= SHARED_BYTES[language]
-    )
+    room = room_of(language, double)
     points = smooth(length)
     if points <= room:
         return Plan(length, points, double)
@@ -95,6 +102,12 @@ def plan(length: int, double: bool = False, language: Language = "cuda") -> Plan
     raise ValueError(f"rows of {length} numbers do not fit a block of {language} in {room} parts of {room // 2}")
 
 
+def room_of(language: Language, double: bool) -> int:
+    """Return the most complex numbers that a block holds."""
+    most = SHARED_BYTES[language] // shared_bytes(1, double)
+    return next(n for n in range(most, 0, -1) if with_empty(n) <= most)
+
+
 def in_columns(length: int, points: int, columns: int, double: bool, room: int) -> Plan:
     """Return the plan of three kernels, as many columns a block as divide the rows' length and fit into `room`."""
     rows = points // columns
@@ -103,8 +116,10 @@ def in_columns(length: int, points: int, columns: int, double: bool, room: int) 
 
 
 def smooth(length: int) -> int:
-    """Return the least N >= `length` and 8 that has no other factors than 2, 3 and 5."""
+    """Return the least N >= `length` and 2 of no other factors than 2, 3 and 5; up to 8, than 2."""
     points = max(length, LEAST_POINTS)
+    if points <= SHORT:
+        return 1 << (points - 1).bit_length()
     while functools.reduce(_divided_out, FACTORS, points) != 1:
         points += 1
     return points
@@ -116,9 +131,14 @@ def _divided_out(number: int, factor: int) -> int:
     return number
 
 
-def shared_bytes(elements: int, double: bool) -> int:
-    """Return what so many complex numbers take of shared memory, empty places included."""
-    return (elements + elements // EMPTY + 1) * (16 if double else 8)
+def with_empty(elements: int) -> int:
+    """Return the places of shared memory that so many complex numbers take, empty ones included."""
+    return elements + elements // EMPTY + 1
+
+
+def shared_bytes(places: int, double: bool) -> int:
+    """Return the bytes of so many places."""
+    return places * (16 if double else 8)
 
 
 def threads(elements: int, double: bool) -> int:
@@ -204,7 +224,8 @@ class Kernel:
         calls: Calls of the body, one a line; `block` is the block's number, `at` the thread's.
         blocks: Blocks to a row of the output.
         threads: Threads of a block.
-        elements: Complex numbers in shared memory.
+        elements: Complex numbers in shared memory, without the spectrum.
+        spectrum: Complex numbers of a spectrum that the block keeps there too.
     """
 
     name: str
@@ -214,13 +235,27 @@ class Kernel:
     blocks: int
     threads: int
     elements: int
+    spectrum: int = 0
+
+    @property
+    def places(self) -> int:
+        """Complex numbers of shared memory, empty places included."""
+        return with_empty(self.elements) + self.spectrum
+
+    def launched(self, batch: int, channels: int) -> int:
+        """Return the blocks that convolve (batch, channels) rows."""
+        if self.spectrum:
+            return channels * -(-batch // ROWS)
+        return batch * channels * self.blocks
 
 
 def spectrum_kernels(found: Plan, switches: Switches) -> list[Kernel]:
     """Return the kernels, in order, that make half a spectrum of every row of taps: N + 1 complex numbers."""
     n, p, q, l = found.points, found.columns, found.rows, found.length
-    reverse = f"{_c(switches.reverse is not None)}, {-(switches.reverse or 0)}"
+    reverse = _reverse(switches)
     scale = _number(switches.scale)
+    if n <= TOGETHER and p == 1:
+        return []
     if p == 1:
         t = threads(n, found.double)
         return [
@@ -284,28 +319,12 @@ def convolution_kernels(found: Plan, switches: Switches, channels: int) -> list[
     gate = ("gate",) if switches.gated else ()
     gates = _row("gate" if switches.gated else "u", l)
     spectrum = _complex("h", n + 1, True, f"(row % {channels})")
+    if n <= TOGETHER and p == 1:
+        return [_of_channels(found, switches, channels)]
     if p == 1:
-        t, passes = threads(n, found.double), radices(n)
-        kept = -(-(n // passes[0]) // t) * passes[0]
+        calls = (*_tables(found), *_row_calls(found, switches, channels, spectrum))
         return [
-            Kernel(
-                "fftconv_row",
-                ("u", "h", "skip", *gate, "table"),
-                "y",
-                (
-                    *_tables(found),
-                    f"PRIVATE(Pair, kept, {kept}, {t});",
-                    f"enter<{n}, {t}, {passes[0]}, {l}>(s, {_row('u', l)}, kept, at);",
-                    *_passes(passes, t, 1, False, "forth")[1:],
-                    f"multiply<{n}, {t}, {_c(switches.conjugated)}>(s, {spectrum}, roots, at);",
-                    *_passes(passes[::-1], t, 1, True, "back")[:-1],
-                    f"leave<{n}, {t}, {passes[0]}, {l}, {kind}>"
-                    f"(s, back, kept, skip[row % {channels}], {gates}, {_row('y', l)}, {after}, at);",
-                ),
-                1,
-                t,
-                n,
-            )
+            Kernel("fftconv_row", ("u", "h", "skip", *gate, "table"), "y", calls, 1, threads(n, found.double), n),
         ]
     w = found.wide
     columns, pairs = _threads_of_columns(found), _threads_of_rows(found)
@@ -361,6 +380,48 @@ def convolution_kernels(found: Plan, switches: Switches, channels: int) -> list[
     ]
 
 
+def _of_channels(found: Plan, switches: Switches, channels: int) -> Kernel:
+    """Short rows: a block makes its channel's spectrum, and convolves `ROWS` rows by it."""
+    n, l, t = found.points, found.length, threads(found.points, found.double)
+    gate = ("gate",) if switches.gated else ()
+    calls = (
+        *_tables(found),
+        f"const int channel = block % {channels}, first = block / {channels} * {ROWS};",
+        f"SHARED_ Number* h = s + {with_empty(n)};",
+        f"load_taps<{n}, {t}, {l}, {_reverse(switches)}>"
+        f"(s, {_row('k', l, 'channel')}, {_row('reverse', l, 'channel')}, at);",
+        *_passes(radices(n), t, 1, False, "forth"),
+        f"store_spectrum<{n}, {t}>(s, roots, h, {_number(switches.scale)}, at);",
+        f"for (int sequence = first; sequence < first + {ROWS} && sequence < batch; ++sequence) {{",
+        f"const int row = sequence * {channels} + channel;",
+        *_row_calls(found, switches, channels, "h"),
+        "}",
+    )
+    inputs = ("u", "k", "reverse", "skip", *gate, "table")
+    return Kernel("fftconv_channel", inputs, "y", calls, 1, t, n, n + 1)
+
+
+def _row_calls(found: Plan, switches: Switches, channels: int, spectrum: str) -> tuple[str, ...]:
+    """Convolve row `row` by a spectrum."""
+    n, l, t, passes = found.points, found.length, threads(found.points, found.double), radices(found.points)
+    kept = -(-(n // passes[0]) // t) * passes[0]
+    kind = f"{_c(switches.after != 1.0)}, {_c(switches.gated)}"
+    return (
+        f"PRIVATE(Pair, kept, {kept}, {t});",
+        f"enter<{n}, {t}, {passes[0]}, {l}>(s, {_row('u', l)}, kept, at);",
+        *_passes(passes, t, 1, False, "forth")[1:],
+        f"multiply<{n}, {t}, {_c(switches.conjugated)}>(s, {spectrum}, roots, at);",
+        *_passes(passes[::-1], t, 1, True, "back")[:-1],
+        f"leave<{n}, {t}, {passes[0]}, {l}, {kind}>(s, back, kept, skip[row % {channels}], "
+        f"{_row('gate' if switches.gated else 'u', l)}, {_row('y', l)}, {_number(switches.after)}, at);",
+    )
+
+
+def _reverse(switches: Switches) -> str:
+    """Whether there is a reverse kernel, and which lag comes first, negated."""
+    return f"{_c(switches.reverse is not None)}, {-(switches.reverse or 0)}"
+
+
 def _threads_of_columns(found: Plan) -> int:
     return threads(found.columns * found.wide, found.double)
 
@@ -394,8 +455,8 @@ def _passes(passes: list[int], t: int, wide: int, inverse: bool, twiddles: str) 
     ]
 
 
-def _row(name: str, length: int) -> str:
-    return f"{name} + (size_t)row * {length}"
+def _row(name: str, length: int, row: str = "row") -> str:
+    return f"{name} + (size_t){row} * {length}"
 
 
 def _complex(name: str, length: int, constant: bool = False, row: str = "row") -> str:
@@ -428,7 +489,7 @@ def header(language: Language, double: bool) -> str:
 
 def source(kernel: Kernel, language: Language) -> str:
     """Return the statements of a kernel's function."""
-    places = kernel.elements + kernel.elements // EMPTY + 1
+    places = kernel.places
     begin = {
         "cuda": (
             "extern __shared__ float4 memory[];",
@@ -442,4 +503,5 @@ def source(kernel: Kernel, language: Language) -> str:
         "host": (f"static thread_local Number s[{places}];", "const int at = 0;"),
     }[language]
     row = () if any("const int row" in call for call in kernel.calls) else ("const int row = block;",)
-    return "\n".join([*begin, *row, *kernel.calls])
+    batch = ("const int batch = u_shape[0];",) if kernel.spectrum else ()
+    return "\n".join([*begin, *row, *batch, *kernel.calls])

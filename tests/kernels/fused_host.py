@@ -60,7 +60,7 @@ class Job:
     def _function(self, kernel: Kernel) -> str:
         arguments = ", ".join([*(f"const float* {name}" for name in kernel.inputs), f"float* {kernel.output}"])
         loop = f"for (int block = 0; block < blocks; ++block) {{\n{source(kernel, 'host')}\n}}"
-        return f'extern "C" void {kernel.name}_{self.name}({arguments}, int blocks) {{ {loop} }}\n'
+        return f'extern "C" void {kernel.name}_{self.name}({arguments}, const int* u_shape, int blocks) {{ {loop} }}\n'
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,15 @@ class Library:
         plan, rows = job.plan, given["u"].shape[0] * CHANNELS
         arrays = {**given, "table": table_of(plan), "y": np.zeros_like(given["u"])}
         arrays["h"] = np.zeros((CHANNELS, plan.points + 1, plan.floats), np.float32)
-        for kernels, count in ((job.of_spectrum, CHANNELS), (job.of_convolution, rows)):
+        batch = given["u"].shape[0]
+        shape = (ctypes.c_int * 1)(batch)
+        for kernels, count, b in ((job.of_spectrum, CHANNELS, 1), (job.of_convolution, rows, batch)):
             for kernel in kernels:
                 if kernel.output in ("between", "after"):
                     arrays[kernel.output] = np.full((count, plan.points, plan.floats), np.nan, np.float32)
                 function = getattr(self.compiled[plan.double], f"{kernel.name}_{job.name}")
-                function(*(_pointer(arrays[name]) for name in (*kernel.inputs, kernel.output)), count * kernel.blocks)
+                pointers = (_pointer(arrays[name]) for name in (*kernel.inputs, kernel.output))
+                function(*pointers, shape, kernel.launched(b, CHANNELS))
         return arrays["y"]
 
 

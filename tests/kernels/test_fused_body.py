@@ -18,6 +18,7 @@ from mlx_impl.kernels.fused_sources import (
     Language,
     Plan,
     Switches,
+    convolution_kernels,
     header,
     in_columns,
     plan,
@@ -31,7 +32,7 @@ from parity.spec.arrays import AnyArray
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: the body cannot be run on the host")
 
-LENGTHS: Final = (1, 2, 3, 7, 64, 100, 127, 250)
+LENGTHS: Final = (1, 2, 3, 7, 64, 100, 127, 250, 257, 600)
 COLUMNS: Final = {45: 5, 100: 10, 127: 8, 240: 15, 250: 10}
 """Lengths that are cut into columns although they would fit, and how many."""
 
@@ -99,9 +100,9 @@ def test_a_row_is_convolved(job: Job, library: Library) -> None:
 
 def test_a_row_has_the_same_bits_in_every_batch(library: Library) -> None:
     job = next(job for job in JOBS if job.plan.length == 100 and job.plan.columns == 1 and not job.plan.double)
-    numbers = arrays(100, batch=4)
+    numbers = arrays(100, batch=6)
     together = library.run(job, numbers)
-    for row in range(4):
+    for row in range(6):
         alone = {**numbers, "u": numbers["u"][row : row + 1].copy(), "gate": numbers["gate"][row : row + 1].copy()}
         assert np.array_equal(library.run(job, alone)[0], together[row])
 
@@ -121,7 +122,7 @@ PLANTED: Final = {
     "a turn the wrong way": ("if (INVERSE) return {negative(a.y), a.x};", "if (!INVERSE) return {negative(a.y), a.x};"),
     "a twiddle that is not conjugated": ("if (INVERSE) return conjugate(w);", ""),
     "a reverse kernel a lag late": ("2 * N - t - FIRST", "2 * N - t - FIRST + 1"),
-    "an adjoint without conjugation": ("CONJUGATED ? conjugate(h[k]) : h[k]", "h[k]"),
+    "an adjoint without conjugation": ("CONJUGATED ? conjugate(f) : f", "f"),
     "a skip term that is added to the input": (
         "from(u, 0.0f, Real()), from(skip",
         "from(1.0f, 0.0f, Real()), from(skip",
@@ -163,9 +164,9 @@ def test_a_plan_fits(length: int, double: bool, spoken: Language) -> None:
         for radix in radices(part):
             product *= radix
         assert product == part
-    for kernel in spectrum_kernels(found, switched(found)):
+    for kernel in (*spectrum_kernels(found, switched(found)), *convolution_kernels(found, switched(found), 3)):
         assert kernel.threads % 32 == 0
-        assert shared_bytes(kernel.elements, double) <= SHARED_BYTES[spoken]
+        assert shared_bytes(kernel.places, double) <= SHARED_BYTES[spoken]
 
 
 def test_factors_are_those_that_the_body_has() -> None:
