@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import mlx.core as mx
 
-from mlx_impl.kernels import extended_depthwise, extended_fft, monarch_fft, ordered
+from mlx_impl.kernels import extended_depthwise, extended_fft, fused_convolution, monarch_fft, ordered
 from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
 from mlx_impl.kernels.canary import require_exact
 from mlx_impl.kernels.extended_fft import DoubleSpectrum
@@ -44,6 +44,16 @@ FFT_SCALES: Final = {
     "backward": FftScales(kernel="backward", signal="backward", inverse="backward"),
     "ortho": FftScales(kernel="backward", signal="ortho", inverse="ortho"),
 }
+
+
+def require_device(profile: HyperProfile) -> None:
+    """Refuse a profile that names a kernel which the default device does not run.
+
+    Raises:
+        NotImplementedYetError: `fft_impl` is `fused`, and the default device is of neither CUDA nor Metal.
+    """
+    if profile.fft_impl == "fused":
+        fused_convolution.language()
 
 
 class Library:

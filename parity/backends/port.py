@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from mlx_impl.ops import Ops
+from mlx_impl.ops import Ops, require_device
 from mlx_impl.precision import cast
 from parity.backends.convert_mlx import MLX_DTYPES, exact_from_mlx, is_exact, mlx_from_numpy, numpy_from_mlx
 from parity.backends.mlx_float64 import float64_ops
@@ -20,6 +20,8 @@ from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
 from parity.trace import Trace, TracedTensor
 from parity.trace.mlx_calls import record_mlx
+
+__all__ = ["arithmetic", "build_port", "fill_port", "require_device", "run_port", "run_port_outputs"]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +155,24 @@ def test_a_profile_that_is_not_built_does_not_keep_the_others_from_running() -> 
     assert {row.profile for row in results.rows} == {"canonical"}
     assert {skip.profile for skip in results.skips} == {"to_come"}
     assert results.verdict == "pass"
+
+
+@pytest.fixture
+def _on_the_cpu() -> Iterator[None]:
+    before = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(before)
+
+
+@pytest.mark.usefixtures("_on_the_cpu")
+def test_a_kernel_of_another_device_is_skipped_with_the_reason() -> None:
+    fused = CANONICAL.replace(name="on_a_gpu", fft_impl="fused")
+    results = results_of(POOLER, profiles=[fused, CANONICAL])
+    assert {row.profile for row in results.rows} == {"canonical"}
+    assert [(skip.profile, skip.rung) for skip in results.skips] == [("on_a_gpu", "f32")]
+    assert "fft_impl=fused is a kernel for CUDA and Metal" in results.skips[0].reason
+    assert results_of(POOLER, profiles=[fused]).verdict == "nothing compared"
 
 
 def test_a_rung_that_means_nothing_for_a_pair_is_skipped_visibly() -> None:
