@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from checkpoint_pieces import hollow_composer, hollow_safetensors
 from harness_pieces import invoke
-from test_layout import EVERY_PUBLIC
+from test_layout_of_models import EVERY_PUBLIC
 
 from parity.checkpoint import nearest, public_checkpoints, read_checkpoint
 from parity.checkpoint.generate import generated_state

@@ -6,7 +6,7 @@ import pytest
 from checkpoint_pieces import HEADS, TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_layout import EVERY_PUBLIC, configs
+from test_layout_of_models import EVERY_PUBLIC, configs
 
 from parity.checkpoint import infer, nearest, public_called, public_checkpoints
 from parity.checkpoint.inference import CLASSIFIER_NOT_STORED, NOT_STORED
