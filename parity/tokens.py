@@ -75,6 +75,7 @@ def sequences_of(
     length: int | None = None,
     seed: int = 0,
     mask_id: int | None = None,
+    drawn_types: bool = False,
 ) -> tuple[Tokens, ...]:
     """Return the ids of a text, of a file, or drawn ones where neither is named; all sequences of one length.
 
@@ -88,6 +89,7 @@ def sequences_of(
             many as the longest sequence has.
         seed: Of drawn ids.
         mask_id: The id of [MASK]; that of the tokenizer, else BERT's, where it is None.
+        drawn_types: Draw token types as well where ids are drawn.
 
     Raises:
         CaseError: Nothing can be made of what is given, an id is not in the vocabulary, or the model has fewer
@@ -110,7 +112,11 @@ def sequences_of(
     if text is None and ids is None:
         count = min(USUAL_LENGTH, positions_of(config)) if length is None else length
         _require_positions(count, config)
-        given = _Given([_drawn(config, count, seed, mask)])
+        rng = np.random.Generator(np.random.Philox(seed))
+        drawn = _drawn(config, count, rng, mask)
+        given = _Given(
+            [drawn], types=[rng.integers(0, config.type_vocab_size, count).tolist()] if drawn_types else None
+        )
     longest = max(map(len, given.ids), default=0)
     wanted = longest if length is None else length
     _require_positions(wanted if longest else 0, config)
@@ -216,8 +222,7 @@ def positions_of(config: ModelConfig) -> int:
     return min(config.long_conv_l_max, config.max_position_embeddings)
 
 
-def _drawn(config: ModelConfig, count: int, seed: int, mask: int) -> list[int]:
-    rng = np.random.Generator(np.random.Philox(seed))
+def _drawn(config: ModelConfig, count: int, rng: np.random.Generator, mask: int) -> list[int]:
     ids = rng.integers(0, config.vocab_size, count)
     if mask < config.vocab_size:
         ids[rng.permutation(count)[: min(DRAWN_MASKS, max(1, count // 8))]] = mask

@@ -150,6 +150,7 @@ def _verify(choice: _Choice) -> int:
         raise ConfigError("--golden brings its own ids: leave --text, --ids and --length out")
     choose_blas(choice.blas)
     from parity.checkpoint import open_checkpoint
+    from parity.checkpoint.layout import MASKED_LM
     from parity.environment import warm_up
     from parity.environment.product import blas_in_effect
     from parity.tokens import sequences_of
@@ -170,6 +171,7 @@ def _verify(choice: _Choice) -> int:
                 length=choice.length,
                 seed=choice.seed,
                 mask_id=choice.mask_id,
+                drawn_types=checkpoint.head == MASKED_LM,
             )
         layers = choice.f64_layers
         if layers is None:

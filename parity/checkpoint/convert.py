@@ -104,6 +104,7 @@ def convert(
             if beside:
                 with staged_file(constants_path(out), _REMEDY) as other:
                     write_safetensors(other, beside, _METADATA["torch"], lambda _: None)
+            file.flush()  # a disk that is full is seen before anything is put in its place
             # Before `out` is put in its place, so that it never stands there without its configuration.
             write_whole(record_path(out), _record(checkpoint, layout, lost).text(), _REMEDY)
     return Conversion(
@@ -231,6 +232,8 @@ def require_free(checkpoint: Checkpoint, out: Path, constants: bool, force: bool
     for place in outputs:
         if any(file.same_as(place) for file in checkpoint.file.files):
             raise OutputError(f"{quoted(place)} is the checkpoint itself; choose another OUT")
+        if place.is_dir():
+            raise OutputError(f"{quoted(place)} is a folder; choose another OUT")
         if not force and (place.exists() or place.is_symlink()):
             raise OutputError(f"{quoted(place)} is there already; choose another OUT, or --force replaces it")
 

@@ -135,6 +135,7 @@ def extend(
                 checkpoint.ties,
                 lambda name: on_tensor(name, len(tensors)),
             )
+            file.flush()  # a disk that is full is seen before anything is put in its place
             # Before `out` is put in its place, so that it never stands there without its configuration.
             write_whole(record_path(out), _record(checkpoint, length, lost).text(), _REMEDY)
         layout = checkpoint.layout

@@ -35,6 +35,9 @@ Layout = Literal["torch", "mlx"]
 PREFIXES: Final = ("model.", "module.", "_orig_mod.")
 """What trainers put before every name: Composer, torch's data parallelism, torch.compile."""
 
+COMPUTED: Final = ("F64", "F32", "BF16", "F16")
+"""Kinds of numbers that a model holds: of a complex number one half would be lost, integers want a scale besides."""
+
 _OF_MODEL: Final = re.compile(r"(^|\.)(bert|cls|classifier)\.")
 _MLX_NAME: Final = re.compile(r"(^|\.)implicit_filter(_rev)?\.layers\.\d+\.")
 
@@ -230,7 +233,7 @@ def _checkpoint(
         ties,
         filled,
         tuple(SetAside(name, tensors[name], reason) for name, reason in aside.items()),
-        tuple(_problems(expected, shapes, whole)),
+        (*_problems(expected, shapes, whole), *_kinds({name: used[name] for name in expected if name in used})),
         record,
     )
 
@@ -282,17 +285,26 @@ def _problems(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], whole:
             yield f"shape of {name} is {shapes[name]}, the configuration says {shape}"
 
 
+def _kinds(used: Mapping[str, LazyTensor]) -> Iterator[str]:
+    for name, tensor in used.items():
+        if tensor.dtype.name not in COMPUTED:
+            yield f"kind of {name} is {tensor.dtype.name}; a model computes with {', '.join(COMPUTED)}"
+
+
 def _disagreement(alias: str, one: LazyTensor, name: str, other: LazyTensor) -> Iterator[str]:
     if one.at_same_place(other) or one.shape != other.shape:
         return
     if one.dtype != other.dtype:
         yield f"{alias} is {one.dtype.name} and {name}, with which it is shared, {other.dtype.name}"
         return
-    count = sum(
-        int(np.count_nonzero(np.frombuffer(mine, one.dtype.bits) != np.frombuffer(theirs, one.dtype.bits)))
-        for mine, theirs in zip(one.chunks(), other.chunks(), strict=True)
-        if mine != theirs
-    )
+    if one.strides == other.strides:
+        count = sum(
+            int(np.count_nonzero(np.frombuffer(mine, one.dtype.bits) != np.frombuffer(theirs, one.dtype.bits)))
+            for mine, theirs in zip(one.chunks(), other.chunks(), strict=True)
+            if mine != theirs
+        )
+    else:  # the pieces of both differ
+        count = int(np.count_nonzero(one.bits() != other.bits()))
     if count:
         yield f"{alias} differs from {name}, with which it is shared, in {count} of {one.size} numbers"
 

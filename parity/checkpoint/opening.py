@@ -64,10 +64,22 @@ def open_file(path: Path) -> OpenFile:
             if not _is_safetensors(file) and _first(file)[:1] == b"{":
                 return _sharded(path, file)
             form, tensors = _single(file)
+            _require_texts(tensors)
         except BaseException:
             file.close()
             raise
     return OpenFile(path, form, tensors, (file,))
+
+
+def _require_texts(tensors: dict[str, LazyTensor]) -> None:
+    """Require that names can be written again: pickles and JSON can spell half of a character."""
+    for name in tensors:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(
+                f"holds {shown(name)!r}, a name with half a character, which no file can hold"
+            ) from None
 
 
 @contextmanager
@@ -139,6 +151,7 @@ def _sharded(path: Path, index: File) -> OpenFile:
             files.append(file)
             with _shard(shard):
                 form, found = _single(file)
+                _require_texts(found)
                 _require_listed(shard, found, wanted)
             tensors |= found
             forms[form] = None

@@ -84,19 +84,25 @@ class Reference:
         config: Its configuration.
         profile: What it means.
         dtype: Name of the numbers that it computes in.
+        unrounded: Make of every part that is filled another copy in float64, with numbers of float64 as they are.
     """
 
-    def __init__(self, head: str, config: ModelConfig, profile: HyperProfile, dtype: str) -> None:
+    def __init__(
+        self, head: str, config: ModelConfig, profile: HyperProfile, dtype: str, unrounded: bool = False
+    ) -> None:
         with torch.device("meta"):
             self.model: nn.Module = getattr(reference_torch, head)(config, profile=profile).eval()
         cast_reference(self.model, TORCH_DTYPES[dtype])
         self.dtype = dtype
         self.exact: dict[str, nn.Module] = {}
+        self.unrounded: nn.Module | None = None
+        self._unrounded = unrounded
 
     def fill(self, part: str, state: Mapping[str, AnyArray]) -> None:
         """Give a part its numbers, rounded to what each of its tensors is held in."""
         module = self.model.get_submodule(part)
         exact = None if self.dtype == "float64" else ExactCopy(module)
+        second = ExactCopy(module) if self._unrounded else None
         for name, values in state.items():
             owner, leaf = _owner(self.model, name)
             tensor = torch.from_numpy(values).to(getattr(owner, leaf).dtype)
@@ -113,11 +119,19 @@ class Reference:
             raise CheckpointError(f"the reference has a tensor {part}.{missing[0]}, which the checkpoint does not fill")
         wide = module if exact is None else exact.filled(module)
         self.exact = {f"{part}.{name}" if name else part: one for name, one in wide.named_modules()}
+        if second is not None:
+            self.unrounded = second.filled(module)
+            for name, values in state.items():
+                owner, leaf = _owner(self.unrounded, name.removeprefix(f"{part}."))
+                if values.dtype == np.float64:
+                    kept = owner._parameters if leaf in owner._parameters else owner._buffers
+                    kept[leaf] = nn.Parameter(torch.from_numpy(values), requires_grad=False)
 
     def empty(self, part: str) -> None:
         """Take a part's numbers away."""
         self.model.get_submodule(part).to("meta")
         self.exact = {}
+        self.unrounded = None
 
 
 class Port:

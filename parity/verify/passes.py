@@ -40,6 +40,15 @@ All of 32,768 would be 4 GB of logits a side; the head treats every position by 
 TOP: Final = 5
 """Tokens that are named at a mask."""
 
+GIVEN: Final[Mapping[str, str]] = {
+    "logits": "answers",
+    "y": "answers",
+    "hidden": "hidden states",
+    "pooled": "pooled vectors",
+    "embedding": "embeddings",
+}
+"""What the models give out, answers first, and what a sentence calls it."""
+
 OnRow = Callable[[str, BlameRow], object]
 
 
@@ -68,7 +77,8 @@ class Answers:
     Attributes:
         port: rel L2 of the port's last output (logits, or the classifier's) from the reference's in float64.
         reference: The same of the reference at the rung.
-        ratio: The port's over its allowance, as for a module.
+        ratio: The largest error over its allowance, as for a module, of everything that the model gives out: of
+            `worst`, whose error is `worst_error`.
         cosine: 1 - cos of the port's embedding and the float64 one: the model's own, or the mean over the positions
             that are no padding; the largest of all sequences.
         top: At the masks of a masked-language model, or at the first positions where there are none.
@@ -81,6 +91,8 @@ class Answers:
     cosine: float
     top: tuple[TopTokens, ...] = ()
     stored: tuple[Agreement, ...] = ()
+    worst: str = ""
+    worst_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,8 @@ class RungResult:
         if self.answers is None or self.answers.ratio <= 1 or self.table.culprits or alone:
             return ""
         return (
-            f"every module agrees, and the answers differ by {self.answers.port:.2g}, {self.answers.ratio:.3g} times "
-            "what is allowed: what is between the modules is wrong"
+            f"every module agrees, and the {GIVEN[self.answers.worst]} differ by {self.answers.worst_error:.2g}, "
+            f"{self.answers.ratio:.3g} times what is allowed: what is between the modules is wrong"
         )
 
     @property
@@ -210,12 +222,14 @@ class _Pass:
         config = checkpoint.config.model_copy(update={"num_hidden_layers": layers})
         self.parts = parts_of(checkpoint.head, layers)
         self.whole = layers == checkpoint.config.num_hidden_layers
-        self.reference = Reference(checkpoint.head, config, profile, rung.dtype)
+        wide = bool(stored) and any(tensor.dtype.name == "F64" for tensor in checkpoint.tensors.values())
+        self.reference = Reference(checkpoint.head, config, profile, rung.dtype, unrounded=wide)
         self.port = Port(checkpoint.head, config, profile, rung, budget_bytes)
         self.judge = Judge(self.reference, self.port, rung, natural, seed, lambda row: on_row(rung.name, row))
         self.links = self._links()
         self.state: tuple[str, dict[str, AnyArray]] = ("", {})
         self.exact: dict[str, torch.Tensor] = {}
+        self.unrounded: dict[str, torch.Tensor] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
 
     def run(self) -> RungResult:
@@ -305,26 +319,31 @@ class _Pass:
         """Run the part in float64 on what it makes of float64 so far: the truth that answers are held against."""
         if self.rung.name == "f64":
             return
-        name, module = call.module, self.reference.exact[call.module]
         with torch.no_grad(), TrueTransforms():
-            if name == EMBEDDINGS:
-                self.exact["hidden"] = module(_tensor(self.ids), _tensor(self.types))
-            elif name == MASKED_LM_HEAD:
-                self.exact["logits"] = module(self.exact["hidden"][:, self.positions])
-            elif name == "bert.pooler":
-                self.exact["pooled"] = module(self.exact["hidden"], _tensor(self.kept))
-            elif name == "classifier":
-                self._exact_classifier(module)
-            else:
-                self.exact["hidden"] = module(self.exact["hidden"])
+            self._advance(self.exact, call.module, self.reference.exact[call.module])
+            if self.reference.unrounded is not None:
+                self._advance(self.unrounded, call.module, self.reference.unrounded)
 
-    def _exact_classifier(self, module: Any) -> None:
+    def _advance(self, exact: dict[str, torch.Tensor], name: str, module: Any) -> None:
+        """Run one part on what the parts before it made, and keep what it makes."""
+        if name == EMBEDDINGS:
+            exact["hidden"] = module(_tensor(self.ids), _tensor(self.types))
+        elif name == MASKED_LM_HEAD:
+            exact["logits"] = module(exact["hidden"][:, self.positions])
+        elif name == "bert.pooler":
+            exact["pooled"] = module(exact["hidden"], _tensor(self.kept))
+        elif name == "classifier":
+            self._exact_classifier(exact, module)
+        else:
+            exact["hidden"] = module(exact["hidden"])
+
+    def _exact_classifier(self, exact: dict[str, torch.Tensor], module: Any) -> None:
         from reference_torch.heads import sentence_embedding
 
         config = self.checkpoint.config
-        vector = self.exact["hidden"][:, 0] if config.use_cls_token else self.exact["pooled"]
-        self.exact["embedding"] = sentence_embedding(vector, config)
-        self.exact["y"] = module(vector)
+        vector = exact["hidden"][:, 0] if config.use_cls_token else exact["pooled"]
+        exact["embedding"] = sentence_embedding(vector, config)
+        exact["y"] = module(vector)
 
     def _judged(self, reference: Call, port: Call) -> None:
         self.judge(reference, port)
@@ -344,17 +363,27 @@ class _Pass:
         truth = numbers_of_torch(exact[last])
         mine, base = distance(port, truth), distance(numbers_of_torch(theirs[last]), truth)
         hidden = distance(numbers_of_torch(theirs["hidden"]), numbers_of_torch(exact["hidden"])).relative
+        ratios = {last: (_answers_ratio(mine, base, hidden, self.rung), mine.relative)}
+        for name in made.keys() & exact.keys() - {last}:
+            values = numbers_of_torch(exact[name])
+            ours, other = distance(numbers_of_mlx(made[name]), values), distance(numbers_of_torch(theirs[name]), values)
+            ratios[name] = (_answers_ratio(ours, other, hidden, self.rung), ours.relative)
+        # The answers themselves where they are as far off as what they are made of.
+        worst = max((name for name in GIVEN if name in ratios), key=lambda name: ratios[name][0])
         return Answers(
             mine.relative,
             base.relative,
-            _answers_ratio(mine, base, hidden, self.rung),
+            ratios[worst][0],
             self._cosine(made, exact),
             self._top(port, truth) if last == "logits" else (),
             tuple(self._agreement(answer, hidden) for answer in self.stored),
+            worst,
+            ratios[worst][1],
         )
 
     def _agreement(self, answer: str, hidden: float) -> Agreement:
-        exact, theirs = self.exact[answer], self.outputs["reference"][answer]
+        # What was stored was made of the file's own numbers, which those of float64 are rounded from for both models.
+        exact, theirs = (self.unrounded or self.exact)[answer], self.outputs["reference"][answer]
         port = numbers_of_mlx(self.outputs["port"][answer])
         return agreement(answer, self.stored[answer], numbers_of_torch(exact), numbers_of_torch(theirs), port, hidden)
 
@@ -393,7 +422,10 @@ def _answers_ratio(mine: Error, base: Error, hidden: float, rung: Rung) -> float
     held = BY_DTYPE[rung.dtype]
     rounding = rounding_of(mine.size, mine.peak, held)
     factor = 2 ** (constant("margin") + constant("margin_beyond"))
-    return mine.rms / (factor * max(base.rms, hidden * mine.size, rounding[0]) + held.quantum)
+    return max(
+        mine.rms / (factor * max(base.rms, hidden * mine.size, rounding[0]) + held.quantum),
+        mine.largest / (factor * max(base.largest, hidden * mine.peak, rounding[1]) + held.quantum),
+    )
 
 
 def _likeliest(logits: AnyArray) -> tuple[int, ...]:

@@ -440,6 +440,24 @@ HOSTILE: Final = [
         changed(put(f"{LAYER0}attention.filter_fn.implicit_filter_rev.3.freq", torch.zeros(1, 12))),
         "implicit_filter_rev.3.freq differs from .*implicit_filter.1.freq",
     ),
+    *(
+        Hostile(
+            f"a bias of kind {kind}",
+            changed(put(f"{LAYER0}mlp.wo.bias", torch.zeros(24, dtype=dtype))),
+            f"kind of {LAYER0}mlp.wo.bias is {kind}; a model computes with F64, F32, BF16, F16",
+        )
+        for kind, dtype in (
+            ("C64", torch.complex64),
+            ("C128", torch.complex128),
+            ("I8", torch.int8),
+            ("BOOL", torch.bool),
+            ("F8_E4M3", torch.float8_e4m3fn),
+        )
+    ),
+    Hostile("half a character in a name", changed(put("flashfft.\ud800", torch.zeros(2))), "with half a character"),
+    Hostile(
+        "half a character in a header", header(json.dumps({"flashfft.\ud800": entry()}), bytes(8)), "half a character"
+    ),
     Hostile("aliases of two kinds", changed(put(DECODER, torch.zeros(40, 24).half())), f"{DECODER} is F16 and {WORDS}"),
     Hostile(
         "positions that count otherwise",

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import mlx.core as mx
 import numpy as np
@@ -34,7 +36,7 @@ import mlx_impl
 from mlx_impl.weights import from_state
 from parity.checkpoint import convert, generate, open_checkpoint, read_checkpoint
 from parity.checkpoint.generate import FORMS, Form
-from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM, POSITION_IDS, Head, state_shapes, state_ties
+from parity.checkpoint.layout import CLASSIFICATION, DECODER, MASKED_LM, POSITION_IDS, Head, state_shapes, state_ties
 from parity.checkpoint.record import constants_path, record_path
 from parity.errors import CheckpointError, OutputError
 from parity.files import staged_file
@@ -215,6 +217,50 @@ def test_the_checkpoint_itself_is_never_replaced(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_is_refused(out: str, to: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=message):
         convert(small_file(tmp_path), tmp_path / out, to=to)
+
+
+@pytest.mark.parametrize("taken", ["out.safetensors", "out.json", "out.constants.safetensors"])
+def test_a_folder_is_not_replaced_and_nothing_is_left_beside_it(taken: str, tmp_path: Path) -> None:
+    path = small_file(tmp_path, constants=True)
+    (tmp_path / taken).mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        convert(path, tmp_path / "out.safetensors", force=True, keep_constants=True)
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, taken}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without a device that is always full")
+def test_a_disk_that_is_full_at_last_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_file(tmp_path)
+
+    @contextmanager
+    def full(out: Path, remedy: str) -> Iterator[IO[bytes]]:
+        file = Path("/dev/full").open("wb", buffering=2**24)  # noqa: SIM115 - closing it fails as well
+        try:
+            yield file
+        except OSError as error:
+            raise OutputError(str(error)) from None
+        finally:
+            with suppress(OSError):
+                file.close()
+
+    monkeypatch.setattr(sys.modules["parity.checkpoint.convert"], "staged_file", full)
+    with pytest.raises(OutputError, match="No space"):
+        convert(path, tmp_path / "out.safetensors")
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_aliases_that_lie_otherwise_are_compared_though_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_file(tmp_path, "plain")
+    found = dict(torch.load(path, weights_only=True))
+    found[DECODER] = found[DECODER].T.contiguous().T
+    torch.save(found, path)
+    monkeypatch.setattr("parity.checkpoint.tensors.CHUNK", 64)
+    with open_checkpoint(path) as checkpoint:
+        assert list(checkpoint.disagreements()) == []
+    found[DECODER][3, 5] += 1
+    torch.save(found, path)
+    with pytest.raises(CheckpointError, match=f"{DECODER} differs from .* in 1 of 960 numbers"):
+        open_checkpoint(path)
 
 
 def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path) -> None:

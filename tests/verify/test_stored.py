@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checkpoint_pieces import TINY, TINY_CHECKPOINT, small_file
 from harness_pieces import invoke
 from safetensors.numpy import load_file, save_file
 
+import reference_torch
 from parity.checkpoint import open_checkpoint
 from parity.checkpoint.layout import CLASSIFICATION
 from parity.spec.arrays import AnyArray
@@ -90,6 +92,23 @@ def checkpoint_of(golden: Path, folder: Path) -> tuple[Path, list[str]]:
     save_file(state, path)
     keys = ("pool_all", "use_cls_token", "use_normalized_embeddings") if "classifier.weight" in state else ()
     return path, [word for key in keys for word in ("--set", f"{key}={json.dumps(config[key])}")]
+
+
+def test_a_file_of_float64_gives_the_logits_of_its_own_numbers(tmp_path: Path) -> None:
+    """Rounding them to float32, as both models do, would be seen a million times over."""
+    path = small_file(tmp_path, "plain", dtype="F64")
+    with open_checkpoint(path) as checkpoint:
+        state = {name: torch.from_numpy(one.numpy()) for name, one in checkpoint.tensors.items()}
+        assert any(bool((one != one.float()).any()) for one in state.values())
+        model = reference_torch.BertForMaskedLM(checkpoint.config).double().eval()
+    model.load_state_dict(state, strict=False)
+    ids = torch.arange(16)[None]
+    with torch.no_grad():
+        logits = model(ids).numpy()
+    found = {"ids": ids.numpy(), "logits": logits}
+    assert held_against(tmp_path, found, path).passed
+    logits[0, 3, 7] += 1e-9
+    assert not held_against(tmp_path, found, path).passed
 
 
 # --- faults -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from harness_pieces import invoke
 from safetensors.numpy import load_file
 from verify_faults import FAULTS, LAYER, Fault
 
+import mlx_impl.model
 import parity.verify.exact
 import parity.verify.judge
 from mlx_impl.ops import Ops
@@ -181,6 +182,44 @@ def test_what_is_added_between_layers_is_wiring(monkeypatch: pytest.MonkeyPatch)
     assert "what is between the modules is wrong" in found.rungs[0].sentence()
 
 
+def test_hidden_states_at_a_position_whose_answers_nobody_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TINY.model_copy(update={"long_conv_l_max": 256, "max_position_embeddings": 256})
+    path = small_file(tmp_path, "plain", MASKED_LM, config)
+    original = mlx_impl.model.BertModel.__call__
+
+    def call(self: Any, ids: mx.array, types: mx.array | None = None) -> mx.array:
+        hidden = original(self, ids, types)
+        return mx.concatenate([hidden[:, :1], 1.5 * hidden[:, 1:2], hidden[:, 2:]], axis=1)
+
+    monkeypatch.setattr(mlx_impl.model.BertModel, "__call__", call)
+    with open_checkpoint(path) as checkpoint:
+        found = verify(checkpoint, tokens_of(checkpoint.config, length=256), CANONICAL)
+    assert not found.passed
+    assert "every module agrees, and the hidden states differ by " in found.rungs[0].sentence()
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_length_of_an_embedding_counts(normalized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_file(tmp_path, "plain", CLASSIFICATION)
+    settings = {"use_normalized_embeddings": normalized}
+    with open_checkpoint(path, settings) as checkpoint:
+        assert verify(checkpoint, tokens_of(checkpoint.config), CANONICAL, f64_layers=2).passed
+    monkeypatch.setattr(mlx_impl.model, "sentence_embedding", lambda vector, config, ops: 3 * vector)
+    with open_checkpoint(path, settings) as checkpoint:
+        found = verify(checkpoint, tokens_of(checkpoint.config), CANONICAL)
+    assert not found.passed
+    assert "every module agrees, and the embeddings differ by " in found.rungs[0].sentence()
+
+
+def test_token_types_that_the_port_passes_over_are_seen_with_drawn_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlx_impl.model.BertModel
+    monkeypatch.setattr(model, "__call__", lambda self, ids, types=None: self.encoder(self.embeddings(ids)))
+    outcome = invoke("checkpoint", "verify", str(TINY_CHECKPOINT), "--f64-layers", "0")
+    assert outcome.status == 1
+
+
 def test_a_layer_that_is_left_out_was_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_impl.model import BertEncoder
 
@@ -316,6 +355,10 @@ def test_a_reference_that_is_lucky_in_few_answers_accuses_nobody() -> None:
     made, lucky = distance(exact * (1 + 1e-4), exact), distance(exact * (1 + 1e-7), exact)
     assert _answers_ratio(made, lucky, 3e-5, RUNGS["f32"]) < 1
     assert _answers_ratio(made, lucky, 3e-6, RUNGS["f32"]) > 1
+    many = np.ones(10_000)
+    one = distance(np.where(np.arange(many.size) == 7, 1 + 1e-4, many), many)
+    assert one.relative < 1e-5
+    assert _answers_ratio(one, distance(many * (1 + 1e-6), many), 1e-6, RUNGS["f32"]) > 1
 
 
 # --- the command ------------------------------------------------------------------------------------------
