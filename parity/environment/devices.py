@@ -26,7 +26,7 @@ TF32_U: Final = 2.0**-11
 """Unit roundoff of TF32, whose numbers have 11 significant bits."""
 
 _FEWEST_BITS: Final = 18.0
-"""Below, float32 was not multiplied in float32: float32's own roundings leave 22 and more, TF32's about 11."""
+"""Below, float32 was not multiplied in float32: its own roundings leave 20 and more at these sizes, TF32's about 11."""
 
 _SIZES: Final = (32, 256)
 """Rows, terms and columns of the products: kernels are chosen by size, and the worst one counts."""

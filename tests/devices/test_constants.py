@@ -1,4 +1,4 @@
-"""Constants of a device: measured, written with their environment, and refused where they are another's or too loose."""
+"""Constants of a device: measured, written with their environment, refused where they are another's or too loose."""
 
 from __future__ import annotations
 

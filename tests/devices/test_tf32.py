@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_the_probe_tells_tf32_from_float32_and_bfloat16() -> None:
         x_half, w_half = (mx.array(a).astype(mx.bfloat16).astype(mx.float32) for a in (x, w))
         return np.array(x_half @ w_half)
 
-    assert product_bits(lambda x, w: x @ w) > 21
+    assert product_bits(lambda x, w: x @ w) > 20
     assert 10 < product_bits(in_tf32) < 12
     assert 7 < product_bits(in_bfloat16) < 9
     assert product_bits(lambda x, w: (x.astype(np.float64) @ w).astype(np.float32)) <= 24
@@ -56,13 +56,13 @@ def test_one_size_in_tf32_is_enough() -> None:
 
 
 def test_this_machine_multiplies_in_float32() -> None:
-    assert port_product_bits("cpu") > 21
-    assert reference_product_bits("cpu") > 21
+    assert port_product_bits("cpu") > 20
+    assert reference_product_bits("cpu") > 20
     assert product_findings(ON_CPU, [CANONICAL]) == []
 
 
 @pytest.fixture
-def tf32_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tf32_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU, with every float32 product of a port that asks for IEEE's in TF32, as a GPU would have them."""
     original: Callable[..., mx.array] = Ops._operand
 
@@ -71,7 +71,6 @@ def tf32_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(Ops, "_operand", operand)
     seen_by_probe(monkeypatch, 10.9)
-    yield
 
 
 def seen_by_probe(monkeypatch: pytest.MonkeyPatch, bits: float) -> None:
@@ -123,7 +122,6 @@ def test_a_failure_of_tf32_is_attributed_to_it(name: str) -> None:
         assert words[0].startswith("attributed to TF32")
 
 
-@pytest.mark.usefixtures("tf32_device")
 def test_gradients_are_attributed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward pass is exact here, and the gradient of every product is not."""
 
@@ -142,6 +140,7 @@ def test_gradients_are_attributed_too(monkeypatch: pytest.MonkeyPatch) -> None:
         y = product(x, weight)
         return y if bias is None else y + bias
 
+    seen_by_probe(monkeypatch, 10.9)
     monkeypatch.setattr(Ops, "linear", linear)
     results = run(pair_called("mlp"))
     found = words_of(results, "gradient")
