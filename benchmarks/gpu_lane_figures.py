@@ -42,7 +42,7 @@ def main(folder: Path) -> int:
 def _environment(path: Path) -> str:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["environment"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return f"no environment: {path.with_suffix('.err').read_text(encoding='utf-8').strip()}"
     return (
         f"port {found['mlx_gpu']} {found['mlx_gpu_name']}, {found['port_product_bits']} bits; reference "
