@@ -11,6 +11,7 @@ Source of the bound on the rate that was counted: Clopper, Pearson, Biometrika 2
 from __future__ import annotations
 
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -177,6 +178,5 @@ def _examination(pair: Pair, profile: HyperProfile, seed: int, turn: int) -> tup
     rung = rungs[turn % len(rungs)]
     judgements = examine(Bench(pair, case, profile), profile, RUNGS[rung]).judgements
     bad = first_bad(judgements)
-    return len(judgements), [] if bad is None else [
-        f"seed {seed}: {case.command(profile.name, rung, pair.spelling)}: {bad}"
-    ]
+    again = shlex.join([*shlex.split(case.command(profile.name, rung, pair.spelling)), *pair.words])
+    return len(judgements), [] if bad is None else [f"seed {seed}: {again}: {bad}"]

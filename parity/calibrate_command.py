@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from parity.calibrate import CONFIDENCE, Calibration, CalibrationRun, calibrate_seed
 from parity.calibration_log import header_of, open_log
+from parity.device_options import Place
 from parity.plain import json_text
 from parity.spec.profile import load_profile
 from parity.suites import select
@@ -34,6 +35,7 @@ class CalibrationPlan:
         seeds: The seed of every run.
         jobs: Processes.
         log: File of finished runs, which are not run again; None keeps none.
+        place: Where both sides run.
     """
 
     targets: Sequence[str]
@@ -41,6 +43,7 @@ class CalibrationPlan:
     seeds: range
     jobs: int = 1
     log: Path | None = None
+    place: Place = field(default_factory=Place)
 
     @property
     def components(self) -> list[str]:
@@ -71,7 +74,9 @@ def run_calibration(plan: CalibrationPlan, progress: Progress, check: Callable[[
         log = None
         if plan.log is not None:
             profiles = [load_profile(choice) for choice in plan.profiles]
-            log = stack.enter_context(open_log(plan.log, header_of(select(list(plan.targets)), profiles)))
+            log = stack.enter_context(
+                open_log(plan.log, header_of(plan.place.put(select(list(plan.targets))), profiles))
+            )
         runs = {run.seed: run for run in log.runs} if log else {}
         missing = [seed for seed in plan.seeds if seed not in runs]
         task = progress.add_task("runs", total=len(plan.seeds), completed=len(plan.seeds) - len(missing))
@@ -107,7 +112,9 @@ def _one(plan: CalibrationPlan, seed: int, check: Callable[[], object] = bool) -
 
     torch.set_num_threads(1)
     warm_up()
-    return calibrate_seed(select(list(plan.targets)), [load_profile(name) for name in plan.profiles], seed, check)
+    return calibrate_seed(
+        plan.place.put(select(list(plan.targets))), [load_profile(name) for name in plan.profiles], seed, check
+    )
 
 
 def _kept(plan: CalibrationPlan, runs: int) -> str:

@@ -39,7 +39,8 @@ from parity import (
     zoo_command,
 )
 from parity.blas import choose_blas
-from parity.errors import CaseError, ParityError
+from parity.device_options import ConstantsOption, Place, PortDeviceOption, ReferenceDeviceOption, place_of
+from parity.errors import CaseError, DeviceError, ParityError
 from parity.plain import json_text, one_line
 from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.spec.profile import (
@@ -122,6 +123,9 @@ def run(
         typer.Option("--resume", help="Go on with the unfinished run in the output folder; its seed is the default."),
     ] = False,
     mlx_blas: BlasOption = "bundled",
+    port_device: PortDeviceOption = "cpu",
+    reference_device: ReferenceDeviceOption = "cpu",
+    constants: ConstantsOption = None,
 ) -> None:
     """Compare the port with the reference and with float64 truth, and write a report.
 
@@ -131,6 +135,7 @@ def run(
     * `parity run --profile all --seed 0` everything, every profile, reproducibly
     * `parity run layer mlp --profile torch_like --rung f64` two components, meaning only
     * `parity run my_pairs.py::gated_mlp` a model of your own: docs/pairs.md
+    * `parity run --port-device gpu --reference-device cuda` on a GPU: docs/devices.md
 
     Writes report.html, report.md, layers.csv, details.json and summary.json into the output folder, and a bundle of
     every failure. A run that was interrupted or killed leaves no report; the same command with --resume goes on with it
@@ -138,7 +143,10 @@ def run(
     """
     raise typer.Exit(
         _guarded(
-            lambda: _run(targets or [], profile, rung, budget, seed, case, out, resume, mlx_blas),
+            lambda: _run(
+                *(targets or [], profile, rung, budget, seed, case, out, resume, mlx_blas),
+                place_of(port_device, reference_device, constants),
+            ),
             "no report was written" if case else "no report was written; --resume goes on with what is finished",
         )
     )
@@ -168,6 +176,8 @@ def env(
         ),
     ] = False,
     mlx_blas: BlasOption = "bundled",
+    port_device: PortDeviceOption = "cpu",
+    reference_device: ReferenceDeviceOption = "cpu",
 ) -> None:
     """Show versions, processor, BLAS and switches, and measure how many mantissa bits each operation really has.
 
@@ -176,7 +186,8 @@ def env(
 
     def measure() -> int:
         choose_blas(mlx_blas)
-        return _survey(as_json) if survey else _env(as_json)
+        place = place_of(port_device, reference_device)
+        return _survey(as_json) if survey else _env(as_json, place)
 
     raise typer.Exit(_guarded(measure, "nothing was measured"))
 
@@ -208,6 +219,16 @@ def calibrate(
         typer.Option(metavar="FILE", help="Keep every finished run in FILE, and run none again that FILE has."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every stratum as JSON.")] = False,
+    port_device: PortDeviceOption = "cpu",
+    reference_device: ReferenceDeviceOption = "cpu",
+    constants: ConstantsOption = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure the constants of the port's device instead, and write them with the environment to FILE.",
+        ),
+    ] = None,
 ) -> None:
     """Count how often the port as it stands is accused: every failure of a right port is a false alarm.
 
@@ -217,11 +238,19 @@ def calibrate(
     is printed is of all runs in the log.
 
     Exit status 1 if there was a false alarm, 3 if no stratum was tested.
+
+    * `parity calibrate --port-device gpu --write cuda.json` how much that device errs in each operation, in units of
+      what the table of tolerances says: `parity run --constants cuda.json` judges by it (docs/devices.md)
     """
     chosen = profile or ["canonical"]
-    raise typer.Exit(
-        _guarded(lambda: _calibrate(targets or [], chosen, runs, seed, jobs, log, as_json), "no run was finished")
-    )
+
+    def calibrated() -> int:
+        place = place_of(port_device, reference_device, constants)
+        if write is not None:
+            return _write_constants(write, place, as_json)
+        return _calibrate(targets or [], chosen, runs, seed, jobs, log, as_json, place)
+
+    raise typer.Exit(_guarded(calibrated, "no run was finished" if write is None else "no file was written"))
 
 
 def main() -> None:
@@ -292,6 +321,7 @@ def _run(
     out: Path | None,
     resume: bool,
     mlx_blas: str,
+    place: Place,
 ) -> int:
     interruption = _Interruption()
     choose_blas(mlx_blas)
@@ -308,7 +338,7 @@ def _run(
 
     from parity.blame.failures import blame_failures
     from parity.cases import Case
-    from parity.environment import collect, measure_bits, warm_up
+    from parity.environment import collect, measure_bits, product_findings, require_devices, warm_up
     from parity.environment.product import blas_in_effect
     from parity.journal import common_header
     from parity.report import make_folder, prepare_folder, report_texts, write_report
@@ -320,8 +350,9 @@ def _run(
     from parity.suites.m2_bert_alternatives import explain
 
     torch.set_num_threads(1)
+    require_devices(place.devices)
     warm_up()
-    pairs = select(targets)
+    pairs = place.put(select(targets))
     # Before a builder is called, which may change where Python finds modules.
     header = common_header(pairs, list(profiles.values()))
     if case_json is not None and (len(targets) != 1 or len(pairs) != 1):
@@ -344,12 +375,14 @@ def _run(
         spelling=_spelling(profiles),
         explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
     )
+    environment = collect(place.devices)
+    findings = product_findings(place.devices, plan.profiles)
     meta = {
         "budget": budget.value,
         "seed": seed,
         "command": [word for word in sys.argv[1:] if word != "--resume"],
-        "environment": {**_flat(collect().to_dict()), "mlx_blas_in_effect": blas_in_effect()},
-        "fingerprint": collect().key(),
+        "environment": {**_flat(environment.to_dict()), "mlx_blas_in_effect": blas_in_effect()},
+        "fingerprint": environment.key(),
         "code": header["code"],
         "own": header["own"],
         "spelling": {
@@ -357,6 +390,7 @@ def _run(
             "profiles": {name: spelt for name, spelt in plan.spelling.items() if name != spelt},
         },
     }
+    meta |= _said(findings)
     header |= {
         "fingerprint": meta["fingerprint"],
         "seed": seed,
@@ -381,7 +415,10 @@ def _run(
             results = execute(plan, Results(meta), on_case, interruption.check, finished)
             interruption.check()
         if folder is not None:
-            results.bits, results.sources = [row.to_dict() for row in measure_bits()], pair_sources(pairs)
+            results.bits, results.sources = (
+                [row.to_dict() for row in measure_bits(devices=place.devices)],
+                pair_sources(pairs),
+            )
             results.blames = list(blame_failures(pairs, plan.profiles, results, interruption.check))
             with finished.remaining():
                 write_report(folder, report_texts(results), results.bundles)
@@ -390,8 +427,52 @@ def _run(
     return results.exit_code
 
 
+def _said(findings: list[str]) -> dict[str, list[str]]:
+    """Print what was found about the devices, and return it as the report keeps it: nothing where there is nothing."""
+    for finding in findings:
+        sys.stderr.write(f"parity: {finding}\n")
+    return {"findings": findings} if findings else {}
+
+
+def _write_constants(file: Path, place: Place, as_json: bool) -> int:
+    interruption = _Interruption()
+    import torch
+
+    from parity.backends.device_errors import measure_device
+    from parity.device_constants import MOST_LOOSENED, write_constants
+    from parity.environment import collect, product_findings, require_devices, warm_up
+    from parity.environment.devices import backend_of
+    from parity.spec.profile import CANONICAL
+
+    torch.set_num_threads(1)
+    require_devices(place.devices)
+    warm_up()
+    findings = product_findings(place.devices, [CANONICAL])
+    if findings:
+        raise DeviceError(f"{findings[0]}: constants measured so would allow it for ever")
+    entries = measure_device(place.devices, interruption.check)
+    environment = collect(place.devices)
+    write_constants(file, backend_of(place.devices.port), {**environment.to_dict(), "key": environment.key()}, entries)
+    if as_json:
+        sys.stdout.write(file.read_text(encoding="utf-8"))
+        return 0
+    out = Console(highlight=False, soft_wrap=True)
+    for entry in entries:
+        note = f", beyond {MOST_LOOSENED:g}: FILE wants a reason before it is used" * (entry.factor > MOST_LOOSENED)
+        out.print(f"{entry.name:12} {entry.measured:.3f} ({entry.where}), factor {entry.factor:g}{note}", markup=False)
+    out.print(f"{len(entries)} constants of {backend_of(place.devices.port)} in {file}", markup=False)
+    return 0
+
+
 def _calibrate(
-    targets: list[str], profiles: list[str], runs: int, seed: int, jobs: int, log: Path | None, as_json: bool
+    targets: list[str],
+    profiles: list[str],
+    runs: int,
+    seed: int,
+    jobs: int,
+    log: Path | None,
+    as_json: bool,
+    place: Place,
 ) -> int:
     interruption = _Interruption()
     import torch
@@ -401,10 +482,10 @@ def _calibrate(
     from parity.suites import select
 
     torch.set_num_threads(1)
-    select(targets)
+    place.put(select(targets))
     for name in profiles:
         require_built(load_profile(name))
-    plan = CalibrationPlan(targets, profiles, range(seed, seed + runs), jobs, log)
+    plan = CalibrationPlan(targets, profiles, range(seed, seed + runs), jobs, log, place)
     with progress_bar() as progress:
         calibration = run_calibration(plan, progress, interruption.check)
     print_calibration(calibration, plan, as_json)
@@ -436,12 +517,23 @@ def _golden(folder: Path, as_json: bool) -> int:
     return 3 if not statuses else 2 if "BAD" in statuses else 1 if "MISS" in statuses else 0
 
 
-def _env(as_json: bool) -> int:
-    from parity.environment import collect, measure_bits, to_json, to_table, warm_up
+def _env(as_json: bool, place: Place) -> int:
+    from parity.environment import (
+        collect,
+        measure_bits,
+        product_findings,
+        require_devices,
+        to_json,
+        to_table,
+        warm_up,
+    )
     from parity.environment.product import blas_in_effect
+    from parity.spec.profile import CANONICAL
 
+    require_devices(place.devices)
     warm_up()
-    environment, rows, blas = collect(), measure_bits(), blas_in_effect()
+    environment, rows = collect(place.devices), measure_bits(devices=place.devices)
+    blas = blas_in_effect()
     if as_json:
         sys.stdout.write(to_json(environment, rows, blas) + "\n")
     else:
@@ -452,6 +544,8 @@ def _env(as_json: bool) -> int:
             "MLX's float64 is known to be float32 in part; the f64 rung replaces those functions by float64 ones.",
             markup=False,
         )
+        for finding in product_findings(place.devices, [CANONICAL]):
+            out.print(finding, markup=False)
     return 0
 
 

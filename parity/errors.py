@@ -23,6 +23,7 @@ ParityError                 every mistake that the command line answers with one
 ├── CaptureError            a model whose calls cannot be captured as they are: compiled, traced, captured already
 │   └── SelectionError      a glob that names no module
 ├── Float64ContextError      float64_forms() where it would silently do nothing, or a call that it cannot lift
+├── DeviceError             a device that is not there, or constants that belong to another one
 ├── InexactArithmeticError  a device that does not round float32 as double-float arithmetic needs it
 └── NotImplementedYetError  a knob that is defined, validated and not built yet
 ```
@@ -123,6 +124,10 @@ class Float64ContextError(ParityError):
 
 class NotImplementedYetError(ParityError):
     """A knob's value is defined by the specification and not built yet."""
+
+
+class DeviceError(ParityError):
+    """A device is unknown or not there, or a file of constants belongs to another one."""
 
 
 class InexactArithmeticError(ParityError):

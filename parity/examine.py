@@ -23,6 +23,7 @@ from parity.backends.reference import (
     fill_reference,
     fresh_parameters,
     load_reference,
+    on_device,
     run_reference,
     run_reference_outputs,
     state_of,
@@ -116,11 +117,12 @@ class Modules:
     def reference(self, rung: Rung) -> nn.Module:
         """Return the reference at `rung`; of freshly built buffers, those that float32 builds."""
         if rung.name not in self._references:
-            self._references[rung.name] = (
+            built = (
                 build_reference(self.pair, self.case.options, self.profile)
                 if self.pair.fresh
                 else at_rung(copy.deepcopy(self.module), rung)
             )
+            self._references[rung.name] = on_device(self.pair, built, rung)
         if rung.name in self._stale:
             copy_values(self.module, self._references[rung.name])
             self._stale.remove(rung.name)
@@ -169,7 +171,7 @@ class Bench:
         truth = compute_truth(pair, self.module, self.inputs, intermediates, extent)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
-        self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
+        self._noise: dict[tuple[str, int, float], Mapping[str, Noise]] = {}
         self._wavering: dict[str, Mapping[str, Array]] = {}
         self._exact: dict[tuple[str, int], Sequence[Mapping[str, AnyArray]]] = {}
         self._main_outputs: dict[str, TracedTensor] = {}
@@ -223,13 +225,16 @@ class Bench:
             self._main_outputs[rung.name] = outputs[outputs.outputs[-1]]
         return self._main_outputs[rung.name]
 
-    def noise(self, rung: Rung, draws: int = SCREENING_DRAWS) -> Mapping[str, Noise]:
-        """Return the predicted error of every tensor at `rung` from so many draws."""
-        if (rung.name, draws) not in self._noise:
-            self._noise[rung.name, draws] = predict_noise(
-                self.pair, self.module, self.inputs, self.truth, rung, draws, self.case.seed
+    def noise(self, rung: Rung, draws: int = SCREENING_DRAWS, products: float = 0.0) -> Mapping[str, Noise]:
+        """Return the predicted error of every tensor at `rung` from so many draws.
+
+        `products` is the unit roundoff of the factors of float32 products where that is coarser than float32's.
+        """
+        if (rung.name, draws, products) not in self._noise:
+            self._noise[rung.name, draws, products] = predict_noise(
+                self.pair, self.module, self.inputs, self.truth, rung, draws, self.case.seed, products
             )
-        return self._noise[rung.name, draws]
+        return self._noise[rung.name, draws, products]
 
     @property
     def kappa(self) -> Mapping[str, float]:
@@ -435,7 +440,8 @@ def out_of_range(bench: Bench, rung: Rung) -> str:
 def _judgements(
     bench: Bench, profile: HyperProfile, rung: Rung, port: Trace, draws: int, apart: Collection[str]
 ) -> dict[str, Judgement]:
-    reference, scales, fresh = bench.reference(rung), bench.scales(profile), bench.pair.fresh
+    reference, fresh = bench.reference(rung), bench.pair.fresh
+    scales = {name: scale.times(bench.pair.factors, rung) for name, scale in bench.scales(profile).items()}
     judgements = {}
     for name, truth in bench.truth.items():
         if name in apart:

@@ -15,6 +15,7 @@ from parity.pairs import Pair
 from parity.results import Digest, Failure, Row, Skip
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import HyperProfile
+from parity.tf32 import gradients_by_tf32, tf32_may_explain
 
 FORWARD_FAILS: Final = "gradients: the forward pass fails here, and its derivative with it"
 
@@ -119,6 +120,7 @@ class GradientRun:
         name = first_bad(found.judgements)
         worst, largest = max(((it, _largest(check)) for it, check in failing), key=lambda pair: pair[1])
         judgement = found.judgements[name or ""]
+        traced = f"which module errs: {self._trace(case, profile, rung)}"
         return Failure(
             component=self.pair.name,
             profile=profile,
@@ -134,9 +136,17 @@ class GradientRun:
             detail=judgement.detail,
             worst_case=worst.to_json(),
             worst_ratio=largest,
-            attribution=() if judgement.detail else (f"which module errs: {self._trace(case, profile, rung)}",),
+            attribution=() if judgement.detail else (*self._by_tf32(case, profile, rung, found), traced),
             kind="gradient",
         )
+
+    def _by_tf32(self, case: Case, name: str, rung: RungName, found: GradientCheck) -> tuple[str, ...]:
+        profile = next(profile for profile in self.profiles if profile.name == name)
+        if not tf32_may_explain(self.pair, profile, RUNGS[rung]):
+            return ()
+        bench = GradientBench(Bench(self.pair, case, profile, intermediates=False))
+        place = bench.beside(RUNGS[rung]) if found.beside else bench
+        return gradients_by_tf32(place, profile, RUNGS[rung], found.judgements)
 
     def _trace(self, case: Case, profile: str, rung: str) -> str:
         return self.command(case, profile, rung).replace("parity run", "parity trace --backward", 1)

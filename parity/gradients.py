@@ -76,7 +76,7 @@ class GradientBench:
         self.cotangents = draw_cotangents(bench.truth, bench.case.seed)
         self.varied = varied_inputs(bench)
         self._gradients: dict[str, Mapping[str, TracedTensor]] = {}
-        self._noise: dict[tuple[str, int], Mapping[str, Noise]] = {}
+        self._noise: dict[tuple[str, int, float], Mapping[str, Noise]] = {}
         self._beside: dict[str, GradientBench] = {}
 
     def with_pair(self, pair: Pair) -> GradientBench:
@@ -107,24 +107,27 @@ class GradientBench:
         bench, module = self.bench, self.bench.modules.port(profile, rung)
         return gradients_of_port(bench.pair, module, bench.inputs, rung, self.cotangents, self.varied)
 
-    def noise(self, rung: Rung, draws: int) -> Mapping[str, Noise]:
-        """Return the predicted error of every gradient at `rung`, from so many perturbed passes there and back."""
-        if (rung.name, draws) not in self._noise:
+    def noise(self, rung: Rung, draws: int, products: float = 0.0) -> Mapping[str, Noise]:
+        """Return the predicted error of every gradient at `rung`, from so many perturbed passes there and back.
+
+        `products` is the unit roundoff of the factors of float32 products where that is coarser than float32's.
+        """
+        if (rung.name, draws, products) not in self._noise:
             bench, fine = self.bench, RUNGS["f64"]
             generator = torch.Generator().manual_seed(bench.case.seed)
             runs = []
             for _ in range(draws):
-                with perturbed(bench.module, rung, generator):
+                with perturbed(bench.module, rung, generator, bench.pair.factors, products):
                     runs.append(
                         gradients_of_reference(
                             bench.pair, bench.module, bench.inputs, fine, self.cotangents, self.varied, perturbed=True
                         )
                     )
-            self._noise[rung.name, draws] = {
+            self._noise[rung.name, draws, products] = {
                 name: noise_of([run[name].values for run in runs], exact.values, rung)
                 for name, exact in self.truth.items()
             }
-        return self._noise[rung.name, draws]
+        return self._noise[rung.name, draws, products]
 
     def beside(self, rung: Rung) -> GradientBench:
         """Return the gradients beside the case, as far as `aside` says."""

@@ -21,7 +21,9 @@ from parity.errors import JournalError, OutputError
 from parity.own_code import own_code
 from parity.pairs import Pair
 from parity.plain import plain
+from parity.spec.devices import ON_CPU
 from parity.spec.profile import HyperProfile
+from parity.tolerance import NO_FACTORS
 
 _SHOWN: Final = 60
 _TRIES: Final = 100
@@ -33,7 +35,8 @@ Part = TypeVar("Part")
 
 
 def common_header(pairs: Sequence[Pair], profiles: Sequence[HyperProfile]) -> dict[str, Any]:
-    """Return what all parts of one journal have in common: code, components, profiles, packages, switches, device."""
+    """Return what all parts of one journal have in common: code, components, profiles, packages, switches, devices."""
+    devices, factors = next(((pair.devices, pair.factors) for pair in pairs), (ON_CPU, NO_FACTORS))
     environment = collect()
     return {
         "code": code_hash(),
@@ -43,6 +46,9 @@ def common_header(pairs: Sequence[Pair], profiles: Sequence[HyperProfile]) -> di
         "versions": dict(environment.versions),
         "switches": dict(environment.switches),
         "device": environment.mlx_device,
+        "port_device": devices.port,
+        "reference_device": devices.reference,
+        "constants": dict(factors.values),
     }
 
 

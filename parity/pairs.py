@@ -11,9 +11,10 @@ import numpy.typing as npt
 from hypothesis.strategies import SearchStrategy
 
 from parity.spec.arrays import Arrays
+from parity.spec.devices import ON_CPU, Devices
 from parity.spec.precision import RUNGS, RungName
 from parity.spec.profile import HyperProfile
-from parity.tolerance import Scale
+from parity.tolerance import NO_FACTORS, Factors, Scale
 
 Structure = Mapping[str, Any]
 """Sizes and switches of one case: plain JSON values only."""
@@ -98,6 +99,8 @@ class Pair:
         no_gradients: Why gradients are not judged; empty where they are.
         finite_only: Why NaN and infinities need not come out alike; empty where they must.
         reads_profile: The modules depend on the profile; where they do not, all profiles share their truth.
+        devices: Where either side runs; a command chooses it, by `dataclasses.replace`.
+        factors: By how much the port's device was measured to err more than the table of tolerances says.
     """
 
     name: str
@@ -125,11 +128,18 @@ class Pair:
     inlined: tuple[str, ...] = ()
     no_gradients: str = ""
     finite_only: str = ""
+    devices: Devices = ON_CPU
+    factors: Factors = NO_FACTORS
 
     @property
     def spelling(self) -> str:
         """What a command line calls the pair."""
         return self.target or self.name
+
+    @property
+    def words(self) -> list[str]:
+        """The options of a command line that choose devices and constants; nothing for what is the default."""
+        return [*self.devices.words, *(["--constants", self.factors.source] if self.factors.source else [])]
 
     def meaning(self, profile: HyperProfile) -> tuple[object, ...]:
         """The knobs of `profile` that change what the modules compute: equal ones share truth and reference."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BUDGETS: Final = ("quick", "standard", "thorough")
 RUNGS: Final = ("f64", "f32", "bf16", "f16")
+PORT_DEVICES: Final = ("cpu", "gpu")
+REFERENCE_DEVICES: Final = ("cpu", "cuda", "mps")
 PROPERTY: Final = "parity"
 """Under this name a test's report carries its lines of the summary, from a worker of xdist too."""
 
@@ -38,6 +40,7 @@ class Options:
         profile: Name or path of the profile of pairs that read one.
         seed: Seed of everything drawn.
         out: Folder of the reports, one folder a pair; None writes none.
+        port_device, reference_device: Where either side runs.
     """
 
     budget: str = "quick"
@@ -45,6 +48,8 @@ class Options:
     profile: str = "canonical"
     seed: int = 0
     out: Path | None = None
+    port_device: str = "cpu"
+    reference_device: str = "cpu"
 
     def words(self) -> list[str]:
         """Return the options that choose the same cases again."""
@@ -57,7 +62,13 @@ class Options:
             self.profile,
             "--parity-seed",
             str(self.seed),
+            *(f"--parity-{word.removeprefix('--')}" if word.startswith("--") else word for word in self._places()),
         ]
+
+    def _places(self) -> list[str]:
+        from parity.spec.devices import devices_called
+
+        return devices_called(self.port_device, self.reference_device).words
 
 
 class Check(Protocol):
@@ -68,7 +79,7 @@ class Check(Protocol):
 
         Args:
             pair: A `parity.Pair`.
-            options: `budget`, `rungs`, `profile`, `seed` or `out` in place of the command line's.
+            options: `budget`, `rungs`, `profile`, `seed`, `out` or the devices in place of the command line's.
         """
 
 
@@ -84,6 +95,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--parity-profile", default="canonical", metavar="NAME", help="Profile of pairs that read one.")
     group.addoption("--parity-seed", type=int, default=0, metavar="N", help="Seed of everything drawn; 0 by default.")
+    group.addoption(
+        "--parity-port-device", choices=PORT_DEVICES, default="cpu", help="Where ports run at every rung but f64."
+    )
+    group.addoption(
+        "--parity-reference-device",
+        choices=REFERENCE_DEVICES,
+        default="cpu",
+        help="Where references run at a rung; truth is the CPU's.",
+    )
     group.addoption("--parity-out", type=Path, default=None, metavar="DIR", help="Write a report for each pair here.")
 
 
@@ -113,6 +133,8 @@ def _options(config: pytest.Config, **changes: Any) -> Options:
         "profile": config.getoption("--parity-profile"),
         "seed": config.getoption("--parity-seed"),
         "out": config.getoption("--parity-out"),
+        "port_device": config.getoption("--parity-port-device"),
+        "reference_device": config.getoption("--parity-reference-device"),
     }
     unknown = sorted(changes.keys() - given.keys())
     if unknown:
@@ -223,10 +245,11 @@ def _target(item: pytest.Item, given: Any) -> str:
     return f"{shown.as_posix()}::{given.name}"
 
 
-def _results(pair: Pair, options: Options) -> Results:
+def _results(given: Pair, options: Options) -> Results:
     import torch
 
-    from parity.environment import collect, warm_up
+    from parity.device_options import place_of
+    from parity.environment import collect, product_findings, warm_up
     from parity.results import Results
     from parity.run import Plan, execute, require_weights
     from parity.spec.profile import load_profile
@@ -234,6 +257,7 @@ def _results(pair: Pair, options: Options) -> Results:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        (pair,) = place_of(options.port_device, options.reference_device).put([given])
         warm_up()
         profile = load_profile(options.profile)
         rungs: Sequence[Any] = options.rungs.split(",") if options.rungs else RUNGS
@@ -243,9 +267,11 @@ def _results(pair: Pair, options: Options) -> Results:
             "budget": options.budget,
             "seed": options.seed,
             "command": ["pytest", *options.words()],
-            "environment": {name: str(value) for name, value in collect().to_dict().items()},
-            "fingerprint": collect().key(),
+            "environment": {name: str(value) for name, value in collect(pair.devices).to_dict().items()},
+            "fingerprint": collect(pair.devices).key(),
         }
+        findings = product_findings(pair.devices, [profile])
+        meta |= {"findings": findings} if findings else {}
         results = execute(plan, Results(meta))
     finally:
         torch.set_num_threads(threads)

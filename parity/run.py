@@ -37,6 +37,7 @@ from parity.spec.precision import RUNGS, Rung, RungName
 from parity.spec.profile import CANONICAL, HyperProfile, require_built
 from parity.special_values import ask_pair
 from parity.strata import StrataPlan, assess_class
+from parity.tf32 import stratum_by_tf32, tensors_by_tf32
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Plan:
 
     def command(self, case: Case, profile: str, rung: str) -> str:
         """Return the command that runs `case` again, target and profile spelt as they were chosen."""
-        return case.command(self.spelling.get(profile, profile), rung, self._target(case.component))
+        command = case.command(self.spelling.get(profile, profile), rung, self._target(case.component))
+        return shlex.join([*shlex.split(command), *self._words(case.component)])
 
     def stratum_command(self, component: str, profile: str, rung: str) -> str:
         """Return the command that tests the strata of a component again, with the cases of the same seed."""
@@ -99,12 +101,15 @@ class Plan:
             "--rung",
             rung,
         ]
-        return shlex.join([*words, "--budget", self.budget, "--seed", str(self.seed)])
+        return shlex.join([*words, "--budget", self.budget, "--seed", str(self.seed), *self._words(component)])
 
     def special_command(self, component: str, profile: str) -> str:
         """Return the command that asks a pair for special values again, with the same seed."""
         words = ["parity", "extremes", self._target(component), "--profile", self.spelling.get(profile, profile)]
         return shlex.join([*words, "--rung", "f64", "--seed", str(self.seed)])
+
+    def _words(self, component: str) -> list[str]:
+        return next((pair.words for pair in self.pairs if pair.name == component), [])
 
     def _target(self, component: str) -> str:
         return next((pair.spelling for pair in self.pairs if pair.name == component), component)
@@ -417,7 +422,8 @@ class _PairRun:
         self.check()
         stratum = assessment.stratum
         profile = next(profile for profile in self.profiles if profile.name == stratum.profile)
-        bundle = self._bundle(Case.from_json(self.pair.name, assessment.worst_case), profile, stratum.rung)
+        bench = self.plan.bench(self.pair, Case.from_json(self.pair.name, assessment.worst_case), profile)
+        examination = examine(bench, profile, RUNGS[stratum.rung])
         return Failure(
             component=stratum.component,
             profile=stratum.profile,
@@ -432,14 +438,10 @@ class _PairRun:
             cases_failed=assessment.beyond,
             worst_case=assessment.worst_case,
             worst_ratio=assessment.largest,
-            bundle=bundle,
+            attribution=stratum_by_tf32(bench, profile, RUNGS[stratum.rung], examination.judgements),
+            bundle=self._packed(bench, profile, stratum.rung, examination),
             kind="stratum",
         )
-
-    def _bundle(self, case: Case, profile: HyperProfile, rung: RungName) -> str:
-        """Pack a case as it runs now, and return the bundle's path."""
-        bench = self.plan.bench(self.pair, case, profile)
-        return self._packed(bench, profile, rung, examine(bench, profile, RUNGS[rung]))
 
     def _packed(self, bench: Bench, profile: HyperProfile, rung: RungName, examination: Examination) -> str:
         bundle = pack(bench, profile, RUNGS[rung], examination)
@@ -553,7 +555,7 @@ class _PairRun:
             lines = self.plan.explain(self.pair, Case.from_json(self.pair.name, failure.case), profile, RUNGS[rung])
         except Exception as error:  # noqa: BLE001 - a broken port may raise anything on the cases of the explanation
             lines = [f"no attribution: the port raised {type(error).__name__} on its cases: {error}"]
-        return replace(failure, attribution=tuple(lines))
+        return replace(failure, attribution=(*failure.attribution, *lines))
 
     def _failure(self, profile: HyperProfile, rung: RungName, case: Case, shrunk: bool, failed: int) -> Failure:
         bench = self.plan.bench(self.pair, case, profile)
@@ -579,6 +581,7 @@ class _PairRun:
             worst_case=worst.to_json(),
             worst_ratio=worst_ratio,
             meaning=None if is_exact else classify_tensor(bench, profile, name, RUNGS[rung]),
+            attribution=tensors_by_tf32(bench, profile, RUNGS[rung], judgements),
             bundle=self._packed(bench, profile, rung, examination),
             kind="exact" if is_exact else "tensor",
         )

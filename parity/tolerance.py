@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -269,6 +269,55 @@ GROWTH: Final[Mapping[str, Callable[[Shapes], float]]] = {
 }
 """Amplitude of each operation's backward error in units of u; operations not listed have 1 (one rounding)."""
 
+
+@dataclass(frozen=True)
+class Factors:
+    """By how much a device errs more than the table says, as `parity calibrate --write` measured it.
+
+    Args:
+        values: Name in `CALIBRATED` and factor, at least 1.
+        source: The file that a command line names, empty where none is.
+    """
+
+    values: tuple[tuple[str, float], ...] = ()
+    source: str = ""
+
+    def at(self, rung: Rung) -> Factors:
+        """Return those that hold at `rung`: none at f64, which is the CPU's."""
+        return NO_FACTORS if rung.name == "f64" else self
+
+    def of(self, name: str) -> float:
+        """Return the factor of an error model, 1 where it is as the table says."""
+        return next((factor for known, factor in self.values if known == name), 1.0)
+
+    def of_operation(self, operation: str) -> float:
+        """Return the factor of an operation, by its name without namespace."""
+        return self.of(_CALIBRATED_BY.get(operation, "")) if self.values else 1.0
+
+
+NO_FACTORS: Final = Factors()
+"""The table as it is."""
+
+CALIBRATED: Final[Mapping[str, tuple[str, ...]]] = {
+    "transform": ("_fft_r2c", "_fft_c2r", "_fft_c2c"),
+    "exp": ("exp",),
+    "sin": ("sin", "cos"),
+    "tanh": ("tanh",),
+    "gelu": ("gelu", "gelu_backward"),
+    "layer_norm": ("native_layer_norm", "native_layer_norm_backward"),
+    "softmax": ("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data"),
+    "product": ("mm", "addmm", "bmm", "baddbmm"),
+    "depthwise": ("convolution", "convolution_backward"),
+    "sum": ("sum", "mean"),
+    "matmul_rms": (),
+    "matmul_max": (),
+    "fftconv_rms": (),
+    "fftconv_max": (),
+}
+"""What depends on the device: error models by the operations that they stand for; the last four are of `Scale`."""
+
+_CALIBRATED_BY: Final = {operation: name for name, operations in CALIBRATED.items() for operation in operations}
+
 GELU_OUTPUT: Final = 6.0
 """Error of GELU in units of u |x|: 1 + erf cancels for x < 0, so its natural scale is |x| and not the result.
 
@@ -334,12 +383,22 @@ class Scale:
     Both are in units of u and hold the constants of the table already. `rms` is compared with the root mean square of
     the error over `axes`; without axes, elementwise errors are divided by it first and their rms is compared with 1.
     `passing` is the magnitude of what is rounded to the tensor's own format on the way, which matters in sixteen bits.
+    `constants` are the names of those that bound rms and maximum, where they depend on the device.
     """
 
     rms: Array
     maximum: Array
     axes: tuple[int, ...] = ()
     passing: Array = field(default_factory=lambda: np.zeros(()))
+    constants: tuple[str, str] = ("", "")
+
+    def times(self, factors: Factors, rung: Rung) -> Scale:
+        """Return what it is at `rung` on a device that errs by `factors` more."""
+        at_rung = factors.at(rung)
+        if not at_rung.values:
+            return self
+        rms, maximum = map(at_rung.of, self.constants)
+        return replace(self, rms=rms * self.rms, maximum=maximum * self.maximum)
 
 
 def matmul_scale(x: Array, weight: Array) -> Scale:
@@ -352,7 +411,11 @@ def matmul_scale(x: Array, weight: Array) -> Scale:
     norms = np.einsum("...k,kq->...kq", np.linalg.norm(x, axis=-1), np.linalg.norm(weight, axis=-1))
     products = np.einsum("...kp,kqp->...kq", np.abs(x), np.abs(weight))
     result = np.abs(np.einsum("...kp,kqp->...kq", x, weight))
-    return Scale(constant("matmul_rms") * root * norms + result, constant("matmul_max") * root * products)
+    return Scale(
+        constant("matmul_rms") * root * norms + result,
+        constant("matmul_max") * root * products,
+        constants=("matmul_rms", "matmul_max"),
+    )
 
 
 def positions_scale(bands: int) -> Scale:
@@ -387,4 +450,5 @@ def fftconv_scale(u: Array, kernel: Array) -> Scale:
         constant("fftconv_rms") * math.sqrt(logarithm) * np.sqrt(squares / n)[..., None],
         constant("fftconv_max") * logarithm * (norm_u * norm_k)[..., None],
         axes=(-1,),
+        constants=("fftconv_rms", "fftconv_max"),
     )

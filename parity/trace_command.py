@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from parity.device_options import ConstantsOption, Place, PortDeviceOption, ReferenceDeviceOption, place_of
 from parity.errors import ConfigError, ParityError, TargetError
 from parity.plain import json_text
 from parity.spec.precision import Rung, rung_called
@@ -49,6 +50,9 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything drawn.")] = 0,
         links: Annotated[bool, typer.Option("--links", help="Print why modules are partners as well.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print every row as JSON.")] = False,
+        port_device: PortDeviceOption = "cpu",
+        constants: ConstantsOption = None,
+        reference_device: ReferenceDeviceOption = "cpu",
     ) -> None:
         """Say which module first goes wrong.
 
@@ -63,8 +67,12 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
         Exit status 0 if every module keeps within its allowance, 1 if one does not or was compared with nothing.
         """
-        choice = _Choice(target, profile, rung, backward, depth, case, seed, links, as_json)
-        raise typer.Exit(guarded(lambda: _trace(choice), "no module was blamed"))
+
+        def traced() -> int:
+            place = place_of(port_device, reference_device, constants)
+            return _trace(_Choice(target, profile, rung, backward, depth, case, seed, links, as_json, place))
+
+        raise typer.Exit(guarded(traced, "no module was blamed"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +86,7 @@ class _Choice:
     seed: int
     links: bool
     as_json: bool
+    place: Place
 
 
 def _trace(choice: _Choice) -> int:
@@ -90,7 +99,8 @@ def _trace(choice: _Choice) -> int:
 
     torch.set_num_threads(1)
     warm_up()
-    pair = _pair(choice.target)
+    chosen = _pair(choice.target)
+    (pair,) = choice.place.put([chosen])
     if rung.name not in pair.only_rungs:
         raise ConfigError(f"{pair.name} has no rung {rung.name}: {pair.only_rungs_reason}")
     case = _case(pair, choice)
@@ -151,7 +161,6 @@ def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> t
     from parity.attribution import LocalAttribution
     from parity.backends.port import arithmetic
     from parity.blame import links_of_pair, trace_backward_beside, trace_forward
-    from parity.suites import PAIRS
     from parity.suites.m2_bert_alternatives import ALTERNATIVES
 
     pair, reference, port = bench.pair, bench.module, bench.modules.port(profile, rung)
@@ -161,9 +170,18 @@ def _blamed(bench: Any, profile: HyperProfile, rung: Rung, choice: _Choice) -> t
         if choice.backward:
             table = trace_backward_beside(bench, profile, rung, links, choice.seed, on_row=on_row)
         else:
-            explain = LocalAttribution(bench, ALTERNATIVES) if pair in PAIRS and rung.name == "f64" else None
+            explain = LocalAttribution(bench, ALTERNATIVES) if _is_known(pair) and rung.name == "f64" else None
             table = trace_forward(*given, explain=explain, on_row=on_row)
         return links, table, tuple(dict.fromkeys(leak.operation for leak in leaks))
+
+
+def _is_known(pair: Any) -> bool:
+    """Whether a pair is a component, wherever it runs."""
+    from parity.spec.devices import ON_CPU
+    from parity.suites import PAIRS
+    from parity.tolerance import NO_FACTORS
+
+    return dataclasses.replace(pair, devices=ON_CPU, factors=NO_FACTORS) in PAIRS
 
 
 def _port_raises(bench: Any, profile: HyperProfile, rung: Rung, backward: bool) -> str:
@@ -181,7 +199,7 @@ def _port_raises(bench: Any, profile: HyperProfile, rung: Rung, backward: bool) 
         outputs = bench.pair.call(port, arrays).values()
         return sum((mx.sum(y) for y in outputs if mx.issubdtype(y.dtype, mx.floating)), mx.zeros(()))
 
-    with arithmetic(bench.pair, rung), mx.stream(mx.cpu):
+    with arithmetic(bench.pair, rung):
         parameters = port.trainable_parameters()
         try:
             mx.eval(mx.grad(total)(parameters) if backward else total(parameters))

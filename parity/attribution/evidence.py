@@ -153,7 +153,7 @@ def _deviation(noise: Array, truth: Array, held: Rung) -> Array:
 
 
 def _perturbed(bench: Bench, rung: Rung, generator: torch.Generator) -> Trace:
-    with perturbed(bench.module, rung, generator):
+    with perturbed(bench.module, rung, generator, bench.pair.factors):
         return run_reference(bench.pair, bench.module, bench.inputs, RUNGS["f64"])
 
 

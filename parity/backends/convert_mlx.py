@@ -28,7 +28,9 @@ def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
         return mx.array(np.array(array))
     if np.issubdtype(array.dtype, np.integer):
         return mx.array(np.array(array, dtype=np.int32))
-    return mx.array(np.array(array, dtype=np.float64), dtype=mx.float64).astype(MLX_DTYPES[dtype])
+    # On the CPU, whatever the default device is: no GPU backend knows float64.
+    exact = mx.array(np.array(array, dtype=np.float64), dtype=mx.float64)
+    return exact.astype(MLX_DTYPES[dtype], stream=mx.cpu)
 
 
 def numpy_from_mlx(array: mx.array) -> tuple[Array, str]:

@@ -30,7 +30,8 @@ def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor
 
 def numpy_from_torch(tensor: torch.Tensor) -> tuple[Array, str]:
     """Return the float64 values of `tensor` and the name of its own dtype."""
-    return tensor.detach().to(torch.float64).cpu().numpy(), _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
+    # To the CPU first: not every device has float64.
+    return tensor.detach().cpu().to(torch.float64).numpy(), _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
 def is_exact(value: object) -> bool:

@@ -19,12 +19,14 @@ from mlx.utils import tree_flatten
 from torch import nn
 
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
-from parity.backends.convert_torch import numpy_from_torch, torch_from_numpy
+from parity.backends.convert_torch import numpy_from_torch
 from parity.backends.port import arithmetic
+from parity.backends.reference import inputs_at
 from parity.backends.true_transforms import TrueTransforms
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array, Arrays
 from parity.spec.precision import Rung
+from parity.torch_switches import ieee_products
 from parity.trace import Trace, TracedTensor
 
 GRADIENT: Final = "gradient of "
@@ -66,7 +68,9 @@ def gradients_of_reference(
 
     def loss(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         parts = [
-            (y * torch.from_numpy(cotangents[name]).to(y.dtype)).sum() for name, y in outputs.items() if y.requires_grad
+            (y * torch.from_numpy(cotangents[name]).to(y.dtype).to(y.device)).sum()
+            for name, y in outputs.items()
+            if y.requires_grad
         ]
         return torch.stack(parts).sum() if parts else None
 
@@ -86,7 +90,7 @@ def gradients_of_port(
 
     def loss(outputs: Mapping[str, mx.array]) -> mx.array:
         parts = [
-            mx.sum(y * mlx_from_numpy(cotangents[name], "float64").astype(y.dtype))
+            mx.sum(y * mlx_from_numpy(cotangents[name], "float64").astype(y.dtype, stream=mx.cpu))
             for name, y in outputs.items()
             if name in cotangents and mx.issubdtype(y.dtype, mx.floating)
         ]
@@ -108,7 +112,9 @@ def reference_gradients(
 
     def loss(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         y = list(outputs.values())[-1]
-        return (y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).reshape(y.shape)).sum()
+        return (
+            y * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).to(y.dtype).to(y.device).reshape(y.shape)
+        ).sum()
 
     return _values(_reference(pair, module, inputs, rung, loss, _floats(inputs), nullcontext()))
 
@@ -120,7 +126,7 @@ def port_gradients(
 
     def loss(outputs: Mapping[str, mx.array]) -> mx.array:
         y = list(outputs.values())[-1]
-        weight = mlx_from_numpy(np.linspace(-1, 1, y.size), "float64").astype(y.dtype).reshape(y.shape)
+        weight = mlx_from_numpy(np.linspace(-1, 1, y.size), "float64").astype(y.dtype, stream=mx.cpu).reshape(y.shape)
         return mx.sum(y * weight)
 
     return _values(_port(pair, module, inputs, rung, loss, _floats(inputs)))
@@ -141,11 +147,15 @@ def _reference(
     transforms: AbstractContextManager[object] | None,
 ) -> tuple[Tensors, Tensors]:
     """Gradients of `loss` by parameter and by input, none where it is None; `transforms` replace the true ones."""
-    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
+    tensors = inputs_at(pair, inputs, rung)
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name in varied}
     parameters = {name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
     targets = [*parameters.values(), *leaves.values()]
-    with torch.enable_grad(), TrueTransforms() if transforms is None else transforms:
+    with (
+        torch.enable_grad(),
+        ieee_products(pair.devices.reference_at(rung)),
+        TrueTransforms() if transforms is None else transforms,
+    ):
         # A copy, since a leaf cannot be changed in place, and a module may do that to what it is given.
         total = loss(pair.call(module, {name: tensor.clone() for name, tensor in tensors.items()}))
         if total is None or not targets:
@@ -168,7 +178,7 @@ def _port(
     varied: Collection[str],
 ) -> tuple[Tensors, Tensors]:
     """Gradients of `loss` by parameter and by input."""
-    with arithmetic(pair, rung), mx.stream(mx.cpu):
+    with arithmetic(pair, rung):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
         floats = {name: array for name, array in arrays.items() if name in varied}
         start = module.trainable_parameters()

@@ -38,7 +38,16 @@ from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
 from parity.spec.precision import RUNGS, Rung
-from parity.tolerance import GELU_OUTPUT, GROWTH, LAYER_NORM_OUTPUT, constant, growth_of, rounding_of
+from parity.tolerance import (
+    GELU_OUTPUT,
+    GROWTH,
+    LAYER_NORM_OUTPUT,
+    NO_FACTORS,
+    Factors,
+    constant,
+    growth_of,
+    rounding_of,
+)
 from parity.trace import Trace
 
 F64_EPSILON: Final = 2.0**-32
@@ -162,6 +171,10 @@ INNER: Final = frozenset(
 """Operations whose sums run over the last axis of their operands, which the number of results does not show."""
 
 
+PRODUCTS: Final = frozenset({"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm"})
+"""Operations that matrix units compute, whose factors a device may round to fewer bits than float32 has."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """Predicted error of one tensor at one rung: root mean square over elements and draws, and the largest seen."""
@@ -173,9 +186,11 @@ class Noise:
 class _Perturb(WideAware):
     """Perturb the float inputs of every operation that rounds."""
 
-    def __init__(self, rung: Rung, generator: torch.Generator) -> None:
+    def __init__(
+        self, rung: Rung, generator: torch.Generator, factors: Factors = NO_FACTORS, products: float = 0.0
+    ) -> None:
         super().__init__()
-        self.rung, self.generator = rung, generator
+        self.rung, self.generator, self.factors, self.products = rung, generator, factors.at(rung), products
         self.epsilon = F64_EPSILON if rung.name == "f64" else rung.u
         self.sums = RUNGS["f32"].u if rung.is_half else self.epsilon
 
@@ -193,7 +208,9 @@ class _Perturb(WideAware):
                 return func.decompose(*args, **(kwargs or {}))
         narrow = self.rung.is_half and not self.wide
         growth = growth_of(name, [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)], narrow)
-        unit = self.epsilon if narrow else self.sums
+        unit = (self.epsilon if narrow else self.sums) * self.factors.of_operation(name)
+        if name in PRODUCTS and not narrow:
+            growth = max(growth, self.products / unit)
         floor = self.rung.tiny if narrow or not self.rung.is_half else RUNGS["f32"].tiny
         if func._schema.is_mutable:  # its first operand must stay the very tensor that others see change
             result = func(*args, **(kwargs or {}))
@@ -251,7 +268,7 @@ class _Perturb(WideAware):
             random = self._random(error.shape)
             if parts[error.output].is_complex():
                 random = torch.complex(random, self._random(error.shape))
-            parts[error.output] = error.added(parts[error.output], self.sums, random)
+            parts[error.output] = error.added(parts[error.output], self.sums * self.factors.of_operation(name), random)
         return tuple(parts) if isinstance(result, tuple) else parts[0]
 
     def _noisy(self, value: Any, amplitude: float, floor: float) -> Any:
@@ -277,8 +294,8 @@ class _Waver(_Perturb):
     At f64 the amplitude is that of its own roundoff: what is chosen is no difference that it could drown.
     """
 
-    def __init__(self, rung: Rung, generator: torch.Generator) -> None:
-        super().__init__(rung, generator)
+    def __init__(self, rung: Rung, generator: torch.Generator, factors: Factors = NO_FACTORS) -> None:
+        super().__init__(rung, generator, factors)
         factor = constant("propagated_max") * (constant("float64") if rung.name == "f64" else 1.0)
         self.epsilon = factor * rung.u
         self.sums = factor * (RUNGS["f32"].u if rung.is_half else rung.u)
@@ -314,6 +331,7 @@ def predict_noise(
     rung: Rung,
     draws: int,
     seed: int,
+    products: float = 0.0,
 ) -> dict[str, Noise]:
     """Return the error that faithful arithmetic at `rung` makes at every tensor of `truth`.
 
@@ -327,9 +345,10 @@ def predict_noise(
         rung: Sixteen bits accumulate in float32, and modules that stay in float32 are perturbed at float32's level.
         draws: Number of perturbed runs.
         seed: Seed of the perturbations.
+        products: Unit roundoff to which factors of float32 products are rounded, where that is coarser than float32's.
     """
     generator = torch.Generator().manual_seed(seed)
-    runs = [_perturbed_trace(pair, module, inputs, rung, generator) for _ in range(draws)]
+    runs = [_perturbed_trace(pair, module, inputs, rung, generator, products) for _ in range(draws)]
     return {
         name: noise_of([run[name].values for run in runs], truth[name].values, rung)
         for name in truth
@@ -350,7 +369,7 @@ def draw_exact(
         draws: Number of perturbed runs.
         seed: Seed of the perturbations.
     """
-    mode = _Waver(rung, torch.Generator().manual_seed(seed))
+    mode = _Waver(rung, torch.Generator().manual_seed(seed), pair.factors)
     found = []
     for _ in range(draws):
         with watch_wide(module, mode), mode:
@@ -409,9 +428,18 @@ def with_rounding(noise: Noise, truth: Array, held: Rung) -> Noise:
 
 
 @contextmanager
-def perturbed(module: nn.Module, rung: Rung, generator: torch.Generator) -> Iterator[None]:
-    """Perturb every operation that rounds, of forward and backward passes through `module`, while the context lasts."""
-    mode = _Perturb(rung, generator)
+def perturbed(
+    module: nn.Module,
+    rung: Rung,
+    generator: torch.Generator,
+    factors: Factors = NO_FACTORS,
+    products: float = 0.0,
+) -> Iterator[None]:
+    """Perturb every operation that rounds, of forward and backward passes through `module`, while the context lasts.
+
+    By `factors` more where a device errs more; `products` as for `predict_noise`.
+    """
+    mode = _Perturb(rung, generator, factors, products)
     with watch_wide(module, mode), mode:
         yield
 
@@ -422,8 +450,9 @@ def _perturbed_trace(
     inputs: Mapping[str, AnyArray],
     rung: Rung,
     generator: torch.Generator,
+    products: float,
 ) -> Trace:
-    with perturbed(module, rung, generator):
+    with perturbed(module, rung, generator, pair.factors, products):
         return run_reference(pair, module, inputs, RUNGS["f64"], perturbed=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +16,7 @@ from parity.backends.mlx_float64 import float64_ops
 from parity.float64 import Leak, float64_forms
 from parity.pairs import Pair, Structure
 from parity.spec.arrays import AnyArray
+from parity.spec.devices import Devices
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
 from parity.trace import Trace, TracedTensor
@@ -26,16 +27,29 @@ __all__ = ["arithmetic", "build_port", "fill_port", "require_device", "run_port"
 
 @contextmanager
 def arithmetic(pair: Pair, rung: Rung) -> Iterator[Iterable[Leak]]:
-    """Compute as `rung` asks while the context lasts: at f64 a port without a seam has MLX's functions exchanged.
+    """Compute as `rung` asks while the context lasts, on the pair's device; at f64 on the CPU, as no GPU has float64.
+
+    At f64 a port without a seam has MLX's functions exchanged.
 
     Yields:
         The precision leaks met so far, filled while the context lasts.
     """
-    if pair.lifted and rung.name == "f64":
-        with float64_forms() as leaks:
-            yield leaks
-    else:
-        yield ()
+    with on_device(pair.devices, rung):
+        if pair.lifted and rung.name == "f64":
+            with float64_forms() as leaks:
+                yield leaks
+        else:
+            yield ()
+
+
+def on_device(devices: Devices, rung: Rung) -> AbstractContextManager[object]:
+    """Return a context in which MLX's default device and its default stream are those of the port at `rung`."""
+    return mx.stream(port_device(devices, rung))
+
+
+def port_device(devices: Devices, rung: Rung) -> mx.DeviceType:
+    """Return MLX's device of the port at `rung`."""
+    return mx.gpu if devices.port_at(rung) == "gpu" else mx.cpu
 
 
 def build_port(
@@ -50,7 +64,7 @@ def build_port(
         NotImplementedYetError: The profile names a kernel that does not exist yet.
     """
     ops = float64_ops(profile) if rung.name == "f64" else Ops(profile)
-    with arithmetic(pair, rung), mx.stream(mx.cpu):
+    with arithmetic(pair, rung):
         # Weights drawn and never looked at would leave the random state an ever longer chain of splits.
         mx.random.seed(0)
         return fill_port(pair, pair.port(structure, profile, ops), rung, state)
@@ -59,14 +73,17 @@ def build_port(
 def fill_port(pair: Pair, module: nn.Module, rung: Rung, state: Mapping[str, AnyArray]) -> nn.Module:
     """Cast a port to `rung` and fill it from a state dict, unless the pair compares freshly built ones.
 
+    On the CPU, wherever the port is going to run: weights arrive in float64.
+
     Raises:
         WeightsError: The state dict does not map one to one onto the port.
     """
-    cast(module, MLX_DTYPES[rung.dtype])
-    if not pair.fresh:
-        arrays = {id(array): mlx_from_numpy(array, "float64") for array in state.values()}
-        pair.transfer(module, {name: arrays[id(array)] for name, array in state.items()})  # an alias stays one
+    with mx.stream(mx.cpu):
         cast(module, MLX_DTYPES[rung.dtype])
+        if not pair.fresh:
+            arrays = {id(array): mlx_from_numpy(array, "float64") for array in state.values()}
+            pair.transfer(module, {name: arrays[id(array)] for name, array in state.items()})  # an alias stays one
+            cast(module, MLX_DTYPES[rung.dtype])
     return module.eval()
 
 
@@ -75,7 +92,7 @@ def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung
 
     Outputs of integers or booleans stand beside them.
     """
-    with arithmetic(pair, rung), mx.stream(mx.cpu):
+    with arithmetic(pair, rung):
         arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
         with record_mlx(module) as taken:
             outputs = pair.call(module, arrays)
@@ -84,7 +101,7 @@ def run_port(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung
 
 def run_port_outputs(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung) -> Trace:
     """Run `module` and return its outputs alone."""
-    with arithmetic(pair, rung), mx.stream(mx.cpu):
+    with arithmetic(pair, rung):
         outputs = pair.call(module, {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()})
         return _traced(outputs, {})
 

@@ -18,6 +18,7 @@ from parity.spec.arrays import AnyArray, Array
 from parity.spec.checkpoint import set_aside_reason
 from parity.spec.precision import Rung
 from parity.spec.profile import HyperProfile
+from parity.torch_switches import ieee_products
 from parity.trace import Trace, TracedTensor
 from parity.trace.torch_hooks import record_torch
 from reference_torch.precision import cast
@@ -122,8 +123,9 @@ def run_reference(
 
     A `perturbed` run needs no better transforms than torch's own.
     """
-    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with torch.no_grad(), nullcontext() if perturbed else TrueTransforms(), record_torch(module) as taken:
+    tensors = inputs_at(pair, inputs, rung)
+    modes = nullcontext() if perturbed else TrueTransforms()
+    with torch.no_grad(), ieee_products(pair.devices.reference_at(rung)), modes, record_torch(module) as taken:
         outputs = pair.call(module, tensors)
     return _traced(outputs, taken)
 
@@ -133,12 +135,27 @@ def at_rung(module: nn.Module, rung: Rung) -> nn.Module:
     return cast(module, TORCH_DTYPES[rung.dtype])
 
 
+def on_device(pair: Pair, module: nn.Module, rung: Rung) -> nn.Module:
+    """Move `module`, already cast to the rung, to the reference's device there, in place."""
+    return module.to(pair.devices.reference_at(rung))
+
+
+def inputs_at(pair: Pair, inputs: Mapping[str, AnyArray], rung: Rung) -> dict[str, torch.Tensor]:
+    """Return inputs as the reference takes them at `rung`, on its device."""
+    device = pair.devices.reference_at(rung)
+    return {name: torch_from_numpy(array, rung.dtype).to(device) for name, array in inputs.items()}
+
+
 def run_reference_outputs(
     pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], rung: Rung, perturbed: bool = False
 ) -> Trace:
     """Run `module`, already cast to the rung, and return its outputs alone; `perturbed` as for `run_reference`."""
-    tensors = {name: torch_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with torch.no_grad(), nullcontext() if perturbed else TrueTransforms():
+    tensors = inputs_at(pair, inputs, rung)
+    with (
+        torch.no_grad(),
+        ieee_products(pair.devices.reference_at(rung)),
+        nullcontext() if perturbed else TrueTransforms(),
+    ):
         outputs = pair.call(module, tensors)
     return _traced(outputs, {})
 

@@ -24,6 +24,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed
+from parity.backends.port import on_device
 from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import gradient_values, in_port, rebuilt, relative, values_of
 from parity.blame.forward import DRAWS, Model, compare_outputs, unpaired
@@ -73,7 +74,7 @@ def trace_backward(
     on_row: Callable[[BlameRow], object] = bool,
 ) -> BlameTable:
     """Blame every paired call for its gradients; arguments as those of `trace_forward`."""
-    with mx.stream(mx.cpu):
+    with on_device(model.devices, rung):
         theirs = _reference_pass(model, reference, inputs)
         ours = _port_pass(model, port, inputs, rung)
         judge = _Judge(model, reference, port, rung, seed)
@@ -121,7 +122,7 @@ def _torch_loss(outputs: Mapping[str, Any]) -> torch.Tensor:
 
 def _mlx_loss(outputs: Mapping[str, Any]) -> mx.array:
     parts = [
-        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype))
+        mx.sum(y * mlx_from_numpy(_weight(y.size, tuple(y.shape)), "float64").astype(y.dtype, stream=mx.cpu))
         for y in outputs.values()
         if mx.issubdtype(y.dtype, mx.floating)
     ]
@@ -273,7 +274,7 @@ class _Judge:
         lost = [INPUT + path for path in floats if path not in joint.paths.values()]
         runs = []
         for _ in range(DRAWS):
-            with perturbed(self.reference[call.module], self.rung, self.generator):
+            with perturbed(self.reference[call.module], self.rung, self.generator, self.model.factors):
                 runs.append(self._reference_gradients(call, rounded, theirs))
         truth = {name: exact for name, exact in truth.items() if name not in unnamed}
         allowed: dict[str, Noise] = {
@@ -334,7 +335,7 @@ class _Judge:
         exact = {name: values for name, values in reference().items() if name in made}
         runs = []
         for _ in range(DRAWS):
-            with perturbed(module, self.rung, self.generator):
+            with perturbed(module, self.rung, self.generator, self.model.factors):
                 runs.append(reference())
         allowed = {name: noise_of([run[name] for run in runs], values, self.rung) for name, values in exact.items()}
         found = compare_outputs(made, exact, allowed, self.rung)
@@ -389,7 +390,7 @@ class _Judge:
             args, kwargs = rebuilt(call, function.__get__(module), {**arrays, **given})
             outputs = leaves(module(*args, **kwargs))
             parts = [
-                mx.sum(outputs[path] * mlx_from_numpy(c, "float64").astype(outputs[path].dtype))
+                mx.sum(outputs[path] * mlx_from_numpy(c, "float64").astype(outputs[path].dtype, stream=mx.cpu))
                 for path, c in cots.items()
             ]
             return sum(parts[1:], parts[0])

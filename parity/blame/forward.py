@@ -15,6 +15,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
+from parity.backends.port import on_device, port_device
 from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import in_port, plain_arguments, rebuilt, relative, values_of
 from parity.blame.links import Joint, Links, join
@@ -22,8 +23,9 @@ from parity.blame.signature import residual_signature
 from parity.blame.table import CALL, BlameRow, BlameTable, largest
 from parity.metrics import compare_special
 from parity.spec.arrays import AnyArray, Array
+from parity.spec.devices import Devices
 from parity.spec.precision import RUNGS, Rung
-from parity.tolerance import constant, propagated
+from parity.tolerance import Factors, constant, propagated
 from parity.trace.calls import Call, leaves
 from parity.trace.mlx_capture import mlx_side
 from parity.trace.together import advance_together
@@ -41,6 +43,14 @@ class Model(Protocol):
     @property
     def call(self) -> Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]:
         """Runs either module on its inputs; returns named outputs."""
+
+    @property
+    def devices(self) -> Devices:
+        """Where the port runs."""
+
+    @property
+    def factors(self) -> Factors:
+        """By how much its device errs more than the table of tolerances says."""
 
 
 class Explain(Protocol):
@@ -84,7 +94,7 @@ def trace_forward(
     Raises:
         CaptureError: A side cannot be captured.
     """
-    judge = _Judge(reference, port, rung, links, seed, explain, on_row)
+    judge = _Judge(model, reference, port, rung, links, seed, explain, on_row)
     outputs: dict[str, Mapping[str, Any]] = {}
 
     def run_reference() -> None:
@@ -94,8 +104,13 @@ def trace_forward(
     def run_port() -> None:
         outputs["port"] = model.call(port, {n: mlx_from_numpy(a, rung.dtype) for n, a in inputs.items()})
 
-    with mx.stream(mx.cpu):
-        alone = advance_together(torch_side(reference, run_reference), mlx_side(port, run_port), judge, links.names)
+    with on_device(model.devices, rung):
+        alone = advance_together(
+            torch_side(reference, run_reference),
+            mlx_side(port, run_port, device=port_device(model.devices, rung)),
+            judge,
+            links.names,
+        )
         last = judge.outside(model, inputs, leaves(outputs["reference"]), leaves(outputs["port"]))
     rows = (*judge.rows, *((last,) if last is not None else ()))
     return BlameTable(rung.name, rows, *unpaired(links, alone.reference, alone.port))
@@ -120,6 +135,7 @@ class _Judge:
 
     def __init__(
         self,
+        model: Model,
         reference: nn.Module,
         port: mlx_nn.Module,
         rung: Rung,
@@ -131,7 +147,7 @@ class _Judge:
         self.reference, self.port = dict(reference.named_modules()), dict(port.named_modules())
         self.rung, self.generator, self.on_row = rung, torch.Generator().manual_seed(seed), on_row
         self.links = {(link.reference, link.port): link for link in links.links}
-        self.explain = explain
+        self.explain, self.factors = explain, model.factors
         self.rows: list[BlameRow] = []
 
     def __call__(self, reference: Call, port: Call) -> None:
@@ -199,7 +215,7 @@ class _Judge:
         """The error that rounding makes within the module, by perturbing every one of its operations."""
         runs = []
         for _ in range(DRAWS):
-            with perturbed(self.reference[call.module], self.rung, self.generator):
+            with perturbed(self.reference[call.module], self.rung, self.generator, self.factors):
                 result = self._run(call, values)
             runs.append(joint.of_reference({path: values_of(tensor) for path, tensor in leaves(result).items()}))
         return {
@@ -268,7 +284,7 @@ class _Judge:
         runs = []
         for _ in range(DRAWS):
             given = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
-            with torch.no_grad(), perturbed(self.reference[""], self.rung, self.generator):
+            with torch.no_grad(), perturbed(self.reference[""], self.rung, self.generator, self.factors):
                 made = leaves(model.call(self.reference[""], given))
             runs.append({path: values_of(tensor) for path, tensor in made.items()})
         return {

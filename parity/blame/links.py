@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,6 +23,7 @@ from torch import nn
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
 from parity.backends.nodes import Observed, call_path, observe_mlx, observe_torch
+from parity.backends.port import on_device
 from parity.blame.forced import in_port, rebuilt, shared_inputs, values_of
 from parity.pairing import Alone, Layout, Match, Node, Pairing, pair_trees
 from parity.pairing.constants import number
@@ -129,7 +129,7 @@ def links_by_pairing(
     """
     given = {name: torch_from_numpy(array, "float64") for name, array in inputs.items()}
     arrays = {name: mlx_from_numpy(array, rung.dtype) for name, array in inputs.items()}
-    with mx.stream(mx.cpu):
+    with on_device(pair.devices, rung):
         theirs = observe_torch(reference, lambda: pair.call(reference, given))
         ours = observe_mlx(port, lambda: pair.call(port, arrays))
         settle = _Settle(theirs, ours, dict(reference.named_modules()), dict(port.named_modules()), seed)

@@ -4,6 +4,7 @@ Beside `parity.backends` this is the only package that may import both framework
 nothing: no environment variable, no thread count and no precision switch is set here, all are only reported.
 """
 
+from parity.environment.devices import product_findings, require_devices
 from parity.environment.fingerprint import Environment, collect
 from parity.environment.frameworks import Framework, mlx_framework, torch_framework
 from parity.environment.probe import ProbeRow, measure_bits
@@ -21,6 +22,8 @@ __all__ = [
     "measure_bits",
     "mlx_framework",
     "pose",
+    "product_findings",
+    "require_devices",
     "to_json",
     "to_table",
     "torch_framework",

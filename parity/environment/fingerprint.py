@@ -18,8 +18,10 @@ from typing import Any, Final
 import mlx.core as mx
 import torch
 
+from parity.environment.devices import port_product_bits, reference_product_bits
 from parity.environment.linkage import mlx_blas
 from parity.environment.processor import read_processor
+from parity.spec.devices import ON_CPU, Devices
 from parity.spec.version import __version__
 
 _PACKAGES: Final = ("torch", "mlx", "numpy", "scipy", "hypothesis", "einops")
@@ -35,7 +37,8 @@ _SWITCHES: Final = (
     "OPENBLAS_CORETYPE",
 )
 # Reported for the reader only: the operating system's kernel, and packages that compute nothing.
-_BITLESS_FIELDS: Final = frozenset({"system_release"})
+_BITLESS_FIELDS: Final = frozenset({"system_release", "port_product_bits", "reference_product_bits"})
+_DEVICE_FIELDS: Final = frozenset({"port_device", "reference_device", "reference_gpu_name", "torch_cuda"})
 _BITLESS_PACKAGES: Final = frozenset({"python", "hypothesis", "einops", "mlx-parity"})
 
 
@@ -61,6 +64,12 @@ class Environment:
         mlx_gpu_name: what MLX calls that GPU, None without one.
         mlx_blas: the BLAS that MLX calls on the CPU, file names only.
         switches: environment variables that change bits, None where unset. MLX_ENABLE_TF32 unset means on.
+        port_device: where the port runs, at f64 on the CPU all the same; 'cpu' or 'gpu'.
+        reference_device: where the reference runs, with TF32 off: 'cpu', 'cuda' or 'mps'.
+        reference_gpu_name: what torch calls that GPU, None without one.
+        torch_cuda: version of CUDA that torch was built for, None without one or where the reference does not use it.
+        port_product_bits, reference_product_bits: significant bits that float32 products were measured to have there,
+            None where both sides run on the CPU and nothing was asked.
     """
 
     versions: Mapping[str, str]
@@ -80,6 +89,12 @@ class Environment:
     mlx_gpu_name: str | None
     mlx_blas: tuple[str, ...]
     switches: Mapping[str, str | None]
+    port_device: str = "cpu"
+    reference_device: str = "cpu"
+    reference_gpu_name: str | None = None
+    torch_cuda: str | None = None
+    port_product_bits: float | None = None
+    reference_product_bits: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON knows them: dict, list, str, int and None."""
@@ -89,18 +104,23 @@ class Environment:
         """Return 16 hexadecimal digits that are equal only where the same bits may be expected.
 
         key = first 16 digits of sha256(canonical JSON of every field that can change bits), where canonical
-        means sorted names, no spaces, ASCII. Left out: `system_release` and packages that compute nothing.
+        means sorted names, no spaces, ASCII. Left out: `system_release`, measured bits, packages that compute
+        nothing, and the CPU as a device.
         """
         fields = {name: value for name, value in self.to_dict().items() if name not in _BITLESS_FIELDS}
+        # What is accepted on the CPU is kept under a key that knows no devices.
+        fields = {name: v for name, v in fields.items() if name not in _DEVICE_FIELDS or v not in ("cpu", None)}
         fields["versions"] = {name: v for name, v in self.versions.items() if name not in _BITLESS_PACKAGES}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 
 
-def collect() -> Environment:
-    """Describe the machine and libraries of this process; changes nothing."""
+def collect(devices: Devices = ON_CPU) -> Environment:
+    """Describe the machine and libraries of this process, and the devices of a run; changes nothing."""
     processor = read_processor()
     gpu = _mlx_gpu()
+    measured = devices != ON_CPU
+    on_cuda = devices.reference == "cuda"
     return Environment(
         versions=_versions(),
         system=platform.system(),
@@ -119,6 +139,12 @@ def collect() -> Environment:
         mlx_gpu_name=None if gpu is None else str(mx.device_info(mx.gpu).get("device_name", gpu)),
         mlx_blas=mlx_blas(),
         switches={name: os.environ.get(name) for name in _SWITCHES},
+        port_device=devices.port,
+        reference_device=devices.reference,
+        reference_gpu_name=torch.cuda.get_device_name() if on_cuda else None,
+        torch_cuda=torch.version.cuda if on_cuda else None,
+        port_product_bits=round(port_product_bits(devices.port), 1) if measured else None,
+        reference_product_bits=round(reference_product_bits(devices.reference), 1) if measured else None,
     )
 
 

@@ -5,7 +5,7 @@ The tables are data, so that a test can plant an operation that loses digits and
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +14,9 @@ import mlx.core as mx
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from parity.spec.devices import PortDevice, ReferenceDevice
+from parity.torch_switches import ieee_products
 
 Values = NDArray[np.float64] | NDArray[np.complex128]
 Runner = Callable[[Callable[..., Any], str, Sequence[NDArray[np.float64]]], tuple[Values, str]]
@@ -36,8 +39,8 @@ class Framework:
     run: Runner
 
 
-def torch_framework() -> Framework:
-    """Return torch on the CPU, where the reference runs."""
+def torch_framework(device: ReferenceDevice = "cpu") -> Framework:
+    """Return torch on the reference's device, with TF32 off as the reference has it; float64 is the CPU's."""
     operations: dict[str, Callable[..., torch.Tensor]] = {
         "matmul": torch.matmul,
         "conv": torch.nn.functional.conv1d,
@@ -46,11 +49,11 @@ def torch_framework() -> Framework:
         "exp": torch.exp,
         "erf": torch.erf,
     }
-    return Framework("torch", operations, _run_torch)
+    return Framework("torch", operations, functools.partial(_run_torch, device))
 
 
-def mlx_framework() -> Framework:
-    """Return MLX on its default device, and on the CPU for float64, which no GPU backend of MLX has."""
+def mlx_framework(device: PortDevice = "cpu") -> Framework:
+    """Return MLX on the port's device, and on the CPU for float64, which no GPU backend of MLX has."""
     operations: dict[str, Callable[..., mx.array]] = {
         "matmul": mx.matmul,
         "conv": _mlx_conv,
@@ -59,7 +62,7 @@ def mlx_framework() -> Framework:
         "exp": mx.exp,
         "erf": mx.erf,
     }
-    return Framework("mlx", operations, _run_mlx)
+    return Framework("mlx", operations, functools.partial(_run_mlx, device))
 
 
 def _mlx_conv(x: mx.array, w: mx.array) -> mx.array:
@@ -68,17 +71,26 @@ def _mlx_conv(x: mx.array, w: mx.array) -> mx.array:
 
 
 def _run_torch(
-    function: Callable[..., torch.Tensor], dtype: str, operands: Sequence[NDArray[np.float64]]
+    device: ReferenceDevice,
+    function: Callable[..., torch.Tensor],
+    dtype: str,
+    operands: Sequence[NDArray[np.float64]],
 ) -> tuple[Values, str]:
-    result = function(*(torch.from_numpy(operand).to(getattr(torch, dtype)) for operand in operands))
+    place = "cpu" if dtype == "float64" else device
+    with ieee_products(place):
+        result = function(*(torch.from_numpy(operand).to(getattr(torch, dtype)).to(place) for operand in operands))
+    result = result.cpu()
     wide = torch.complex128 if result.is_complex() else torch.float64
     return result.to(wide).numpy(), str(result.dtype).removeprefix("torch.")
 
 
 def _run_mlx(
-    function: Callable[..., mx.array], dtype: str, operands: Sequence[NDArray[np.float64]]
+    device: PortDevice,
+    function: Callable[..., mx.array],
+    dtype: str,
+    operands: Sequence[NDArray[np.float64]],
 ) -> tuple[Values, str]:
-    with mx.stream(mx.cpu) if dtype == "float64" else contextlib.nullcontext():
+    with mx.stream(mx.gpu if device == "gpu" and dtype != "float64" else mx.cpu):
         # The dtype must be named: mx.array makes float32 of a float64 NumPy array without a word.
         result = function(*(mx.array(operand, dtype=getattr(mx, dtype)) for operand in operands))
         name = str(result.dtype).removeprefix("mlx.core.")

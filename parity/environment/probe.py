@@ -21,6 +21,7 @@ import numpy as np
 from parity.environment.frameworks import Framework, Values, mlx_framework, torch_framework
 from parity.environment.problems import OPERATIONS, Problem, pose
 from parity.environment.warmup import warm_up
+from parity.spec.devices import ON_CPU, Devices
 from parity.spec.precision import BY_DTYPE
 
 # A correct operation loses the few bits of its own roundings (up to 3). The smallest loss to be told from
@@ -72,7 +73,7 @@ class ProbeRow:
         return {**asdict(self), "looks_like": self.looks_like, "suspicious": self.suspicious}
 
 
-def measure_bits(frameworks: Sequence[Framework] | None = None) -> list[ProbeRow]:
+def measure_bits(frameworks: Sequence[Framework] | None = None, devices: Devices = ON_CPU) -> list[ProbeRow]:
     """Measure every operation of every framework in every format.
 
     With result y, exact answer t and scale s (defined in `problems.pose`), rows r and columns c:
@@ -84,14 +85,15 @@ def measure_bits(frameworks: Sequence[Framework] | None = None) -> list[ProbeRow
     The mean over a row is steady; the maximum over rows keeps one bad row from hiding among good ones.
 
     Args:
-        frameworks: what to measure; torch and MLX by default.
+        frameworks: what to measure; torch and MLX on `devices` by default.
+        devices: where they run.
 
     Returns:
         One row per framework, operation and dtype, in that order of nesting. The inputs are fixed, so the
         rows are a function of the machine alone.
     """
     warm_up()
-    parties = (torch_framework(), mlx_framework()) if frameworks is None else frameworks
+    parties = frameworks or (torch_framework(devices.reference), mlx_framework(devices.port))
     problems = {(operation, dtype): pose(operation, dtype) for operation in OPERATIONS for dtype in BY_DTYPE}
     return [
         _measure(framework, operation, dtype, problem)

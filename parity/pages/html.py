@@ -174,6 +174,7 @@ def _report_context(run: Run) -> dict[str, Any]:
         "bits_rows": _bits(run.details["bits"]),
         "skips": _skips(summary["skips"]),
         "environment": summary.get("environment", {}),
+        "findings": summary.get("findings", []),
     }
 
 

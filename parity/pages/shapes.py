@@ -116,6 +116,7 @@ class _Summary(_Shape):
     code: str = ""
     own: dict[str, str] = {}
     command: list[str] = []
+    findings: list[str] = []
     environment: dict[str, str | int | float | bool | None] = {}
     spelling: dict[str, dict[str, str]] = {}
     counts: _Counts

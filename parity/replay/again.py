@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from parity.backends.port import build_port, run_port
 from parity.backends.reference import build_reference, fresh_parameters
-from parity.environment import collect
+from parity.environment import collect, require_devices
 from parity.errors import ReplayError
 from parity.examine import Bench, Examination, Modules, examine
 from parity.pairs import Pair
@@ -83,21 +83,24 @@ def replay(bundle: Bundle, pair: Pair, sides: Sides = "both") -> ReplayResult:
 
     Raises:
         ReplayError: The numbers that failed cannot be had any more, or the case is not judged at its rung any more.
+        DeviceError: A device on which it failed is not here.
     """
+    pair = replace(pair, devices=bundle.devices)
+    require_devices(pair.devices)
     if sides == "port":
         trace, raised = _port_alone(bundle, pair)
-        return _result(bundle, sides, {"port": trace}, None, raised)
+        return _result(bundle, pair, sides, {"port": trace}, None, raised)
     case, profile, rung = bundle.case, bundle.record.profile, RUNGS[bundle.record.rung]
     state = bundle.state(pair, lambda: _fresh(bundle, pair))
     bench = Bench(pair, case, profile, bundle.inputs(pair), Modules(pair, case, profile, state))
     traces: dict[Side, Mapping[str, TracedTensor]] = {"truth": bench.truth, "reference": bench.reference(rung)}
     if sides == "reference":
-        return _result(bundle, sides, traces, None)
+        return _result(bundle, pair, sides, traces, None)
     examination = examine(bench, profile, rung)
     if examination.skipped:
         raise ReplayError(f"{pair.name} is not judged at {rung.name} any more on this case: {examination.skipped}")
     traces["port"] = {} if examination.port is None else examination.port
-    return _result(bundle, sides, traces, examination)
+    return _result(bundle, pair, sides, traces, examination)
 
 
 def environment_changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
@@ -111,6 +114,7 @@ def environment_changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> tu
 
 def _result(
     bundle: Bundle,
+    pair: Pair,
     sides: Sides,
     traces: Mapping[Side, Mapping[str, TracedTensor]],
     examination: Examination | None,
@@ -135,7 +139,7 @@ def _result(
             )
             for place, tensor in enumerate(record.tensors)
         ),
-        environment=environment_changes(record.environment, collect().to_dict()),
+        environment=environment_changes(record.environment, collect(pair.devices).to_dict()),
         raised=raised,
     )
 

@@ -35,6 +35,7 @@ from parity.errors import ReplayError
 from parity.pairs import Pair
 from parity.replay.limits import limit
 from parity.spec.arrays import AnyArray, Array
+from parity.spec.devices import Devices, devices_in
 from parity.spec.precision import RungName
 from parity.spec.profile import HyperProfile
 
@@ -205,6 +206,15 @@ class Bundle:
         """Environment variables that were set and can change bits."""
         found = self.record.environment.get("switches")
         return {name: str(value) for name, value in _object(found).items() if value is not None}
+
+    @property
+    def devices(self) -> Devices:
+        """Where either side ran.
+
+        Raises:
+            DeviceError: The environment names none that is known.
+        """
+        return devices_in(self.record.environment)
 
     def inputs(self, pair: Pair) -> dict[str, AnyArray]:
         """Return every input, stored or drawn again.

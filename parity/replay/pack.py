@@ -152,7 +152,7 @@ class _Content:
         originals = {self.digests[name]: name for name in sorted(drawn, reverse=True)}
         self.aliases = {n: originals[d] for n, d in self.digests.items() if n not in drawn and d in originals}
         self._own = {name: array for name, array in self.parameters.items() if name not in self.aliases}
-        self.environment = collect()
+        self.environment = collect(bench.pair.devices)
 
     def members(self, budget: int) -> dict[str, bytes]:
         """Return the members of the file with about `budget` bytes of arrays."""

@@ -25,6 +25,7 @@ from parity.backends.widened import widened_reference
 from parity.blame import BlameRow, BlameTable, Link, Links, trace_forward
 from parity.pairing import Node
 from parity.spec.arrays import Array
+from parity.spec.devices import ON_CPU
 from parity.spec.precision import RUNGS, RungName
 from parity.suites.zoo_sides import (
     NO_REMEDY,
@@ -36,7 +37,7 @@ from parity.suites.zoo_sides import (
     port_logits,
     relative,
 )
-from parity.tolerance import constant
+from parity.tolerance import NO_FACTORS, constant
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ def _name(row: BlameRow) -> str:
 @dataclass(frozen=True)
 class _Calls:
     """How either side is called."""
+
+    devices, factors = ON_CPU, NO_FACTORS
 
     def call(self, module: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(module, torch.nn.Module):

@@ -38,7 +38,12 @@ CHANGED_FIELDS = [
     ("mlx_gpu_name", "planted"),
     ("mlx_blas", ("planted",)),
     ("switches", {"MKL_CBWR": "planted"}),
+    ("port_device", "gpu"),
+    ("reference_device", "cuda"),
+    ("reference_gpu_name", "planted"),
+    ("torch_cuda", "0.0"),
 ]
+BITLESS_FIELDS = {"system_release", "port_product_bits", "reference_product_bits"}
 
 
 def in_new_process(script: str, **variables: str) -> str:
@@ -103,7 +108,12 @@ def test_key_changes_with(environment: Environment, field: str, value: Any) -> N
 
 def test_every_field_is_either_in_the_key_test_or_known_to_be_bitless() -> None:
     fields = {field.name for field in dataclasses.fields(Environment)}
-    assert fields == {field for field, _ in CHANGED_FIELDS} | {"versions", "system_release"}
+    assert fields == {field for field, _ in CHANGED_FIELDS} | {"versions", *BITLESS_FIELDS}
+
+
+def test_key_ignores_measured_bits(environment: Environment) -> None:
+    measured = dataclasses.replace(environment, port_product_bits=10.9, reference_product_bits=24.0)
+    assert measured.key() == environment.key()
 
 
 @pytest.mark.parametrize("package", ["torch", "mlx", "numpy", "scipy"])

@@ -7,6 +7,7 @@ or, without unpacking, `PYTHONPATH=BUNDLE.parity.zip python -m run_port`. Needs 
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from parity.replay.bundle import read_bundle
@@ -27,7 +28,8 @@ def run(fresh: Callable[[], Mapping[str, Array]] | None = None) -> Trace:
 
     `fresh` is needed only for parameters that follow from the reference's constructor and are too large to be here.
     """
-    (pair,), rung = select([BUNDLE.record.component]), RUNGS[BUNDLE.record.rung]
+    (chosen,), rung = select([BUNDLE.record.component]), RUNGS[BUNDLE.record.rung]
+    pair = replace(chosen, devices=BUNDLE.devices)
     module = build_port(pair, BUNDLE.case.options, BUNDLE.record.profile, rung, BUNDLE.state(pair, fresh) or {})
     return run_port(pair, module, BUNDLE.inputs(pair), rung)
 

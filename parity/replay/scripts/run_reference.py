@@ -6,6 +6,7 @@ or, without unpacking, `PYTHONPATH=BUNDLE.parity.zip python -m run_reference`. N
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from parity.replay.bundle import read_bundle
@@ -16,7 +17,14 @@ os.environ.update(BUNDLE.switches)  # read by libraries when they are loaded
 
 import torch
 
-from parity.backends.reference import at_rung, build_reference, fresh_parameters, load_reference, run_reference
+from parity.backends.reference import (
+    at_rung,
+    build_reference,
+    fresh_parameters,
+    load_reference,
+    on_device,
+    run_reference,
+)
 from parity.spec.arrays import Array
 from parity.spec.precision import RUNGS, RungName
 from parity.suites import select
@@ -32,12 +40,14 @@ def fresh() -> dict[str, Array]:
 def run(rung: RungName) -> Trace:
     """Build the reference, fill it with the parameters of the failure and run it; at `f64` that is the truth."""
     torch.set_num_threads(1)
-    (pair,), sizes, profile = select([BUNDLE.record.component]), BUNDLE.case.options, BUNDLE.record.profile
+    (chosen,), sizes, profile = select([BUNDLE.record.component]), BUNDLE.case.options, BUNDLE.record.profile
+    pair = replace(chosen, devices=BUNDLE.devices)
     state = BUNDLE.state(pair, fresh)
     if state is None:  # the question is what the constructor itself computes
         module = build_reference(pair, sizes, profile, RUNGS[rung].dtype)
     else:
         module = at_rung(load_reference(build_reference(pair, sizes, profile), state), RUNGS[rung])
+    module = on_device(pair, module, RUNGS[rung])
     return run_reference(pair, module, BUNDLE.inputs(pair), RUNGS[rung])
 
 
