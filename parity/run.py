@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from parity.accuracy import Assessment
-from parity.backends.port import require_device
+from parity.backends.port import on_device, require_device
 from parity.backends.reference import build_reference, run_reference
 from parity.cases import STRATUM_FAMILIES, Case, aim_case, corpus_cases, draw_cases, draw_inputs, shrink_case
 from parity.digests import RunningDigest, joined
@@ -190,7 +190,9 @@ def execute(
     for profile in plan.profiles:
         try:
             require_built(profile)
-            require_device(profile)
+            for devices in {pair.devices for pair in plan.pairs}:
+                with on_device(devices, RUNGS["f32"]):
+                    require_device(profile)
         except NotImplementedYetError as error:
             results.skips += [Skip(p.name, profile.name, rung, str(error)) for p in plan.pairs for rung in plan.rungs]
         else:

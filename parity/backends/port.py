@@ -22,7 +22,16 @@ from parity.spec.profile import HyperProfile
 from parity.trace import Trace, TracedTensor
 from parity.trace.mlx_calls import record_mlx
 
-__all__ = ["arithmetic", "build_port", "fill_port", "require_device", "run_port", "run_port_outputs"]
+__all__ = [
+    "arithmetic",
+    "build_port",
+    "fill_port",
+    "on_device",
+    "port_device",
+    "require_device",
+    "run_port",
+    "run_port_outputs",
+]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -157,15 +157,6 @@ def test_a_profile_that_is_not_built_does_not_keep_the_others_from_running() -> 
     assert results.verdict == "pass"
 
 
-@pytest.fixture
-def _on_the_cpu() -> Iterator[None]:
-    before = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(before)
-
-
-@pytest.mark.usefixtures("_on_the_cpu")
 def test_a_kernel_of_another_device_is_skipped_with_the_reason() -> None:
     fused = CANONICAL.replace(name="on_a_gpu", fft_impl="fused")
     results = results_of(POOLER, profiles=[fused, CANONICAL])
