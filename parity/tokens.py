@@ -247,11 +247,11 @@ def _require_known(ids: AnyArray, config: ModelConfig) -> None:
 
 def _read(path: Path) -> _Given:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CaseError(
-                f"{one_line(path)!r} has {path.stat().st_size} bytes; a file of ids has at most {MAX_BYTES}"
-            )
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # what a device or a pipe has says no size
+        if len(data) > MAX_BYTES:
+            raise CaseError(f"{one_line(path)!r} has more bytes than a file of ids may have, {MAX_BYTES}")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CaseError(f"{one_line(path)!r} cannot be read: {one_line(error)}") from None
     try:

@@ -263,8 +263,9 @@ def _print(checkpoint: Checkpoint, found: Verification, profile: str, blas: str,
         f"channels, profile {profile}"
     )
     for assumed in checkpoint.inferred.assumed:
-        if assumed.origin == "default" and assumed.key in ("hyena_w_mod", "layer_norm_eps"):
-            line(f"taken as {assumed.key} = {assumed.value:g}, which no tensor says; --set changes it")
+        if assumed.origin != "given" and assumed.key in ("hyena_w_mod", "layer_norm_eps"):
+            noted = " and a file notes" if assumed.origin == "noted" else ""
+            line(f"taken as {assumed.key} = {assumed.value:g}, which no tensor says{noted}; --set changes it")
     several = f"{len(found.sequences)} times " if len(found.sequences) > 1 else ""
     line(f"{several}{len(found.sequences[0].ids)} ids {found.sequences[0].source}")
     line(f"MLX multiplies by {blas}")

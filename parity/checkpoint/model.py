@@ -32,8 +32,13 @@ from parity.spec.config import ModelConfig
 
 Layout = Literal["torch", "mlx"]
 
-PREFIXES: Final = ("model.", "module.", "_orig_mod.")
-"""What trainers put before every name: Composer, torch's data parallelism, torch.compile."""
+WRAPPERS: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch puts into names, wherever it wraps a module: torch.compile, sharding, checkpoints of activations."""
+
+PREFIXES: Final = ("model.", "module.", *WRAPPERS)
+"""What trainers put before every name: Composer, torch's data parallelism, and the wrappers."""
+
+_WRAPPER: Final = re.compile(rf"(?<![^.])(?:{'|'.join(map(re.escape, WRAPPERS))})")
 
 COMPUTED: Final = ("F64", "F32", "BF16", "F16")
 """Kinds of numbers that a model holds: of a complex number one half would be lost, integers want a scale besides."""
@@ -203,13 +208,13 @@ def _checkpoint(
     if not file.tensors:
         raise NoTensorsError("holds no tensor")
     prefix = _prefix(file.tensors)
-    names = {name: name.removeprefix(prefix) for name in file.tensors}
+    names = {name: _WRAPPER.sub("", name.removeprefix(prefix)) for name in file.tensors}
     layout: Layout = "mlx" if any(_MLX_NAME.search(name) for name in names.values()) else "torch"
     if layout == "mlx":
         names = {name: checkpoint_name(bare) for name, bare in names.items()}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
-        raise CheckpointError(f"has {shown(twice[0])!r} in the names of either layout")
+        raise CheckpointError(f"has {shown(twice[0])!r} under two names: of either layout, or wrapped and not")
     tensors = {bare: _in_reference_layout(layout, bare, file.tensors[name]) for name, bare in names.items()}
     aside = {name: reason for name in tensors if (reason := set_aside_reason(name)) is not None}
     used = {name: tensor for name, tensor in tensors.items() if name not in aside}

@@ -61,7 +61,7 @@ def open_file(path: Path) -> OpenFile:
     with _named(path):
         file = File(path)
         try:
-            if not _is_safetensors(file) and _first(file)[:1] == b"{":
+            if not is_safetensors(file) and _first(file)[:1] == b"{":
                 return _sharded(path, file)
             form, tensors = _single(file)
             _require_texts(tensors)
@@ -96,7 +96,7 @@ def _first(file: File) -> bytes:
     return file.read(0, min(file.size, 16))
 
 
-def _is_safetensors(file: File) -> bool:
+def is_safetensors(file: File) -> bool:
     """Whether a short header follows its length: as a number, what other formats begin with is a very long one."""
     first = _first(file)
     return first[8:9] == b"{" and int.from_bytes(first[:8], "little") <= MAX_HEADER
@@ -104,7 +104,7 @@ def _is_safetensors(file: File) -> bool:
 
 def _single(file: File) -> tuple[str, dict[str, LazyTensor]]:
     first = _first(file)
-    if _is_safetensors(file):
+    if is_safetensors(file):
         return "safetensors", read_safetensors(file)
     if first[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         members = read_archive(file)

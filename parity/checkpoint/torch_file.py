@@ -25,6 +25,7 @@ WRAPPINGS: Final[Mapping[tuple[str, ...], str]] = {
     ("state_dict",): "wrapped in state_dict",
     ("model_state_dict",): "wrapped in model_state_dict",
     ("model",): "wrapped in model",
+    ("module",): "wrapped in module",
 }
 """Where training programs put the state dict in what they save."""
 
@@ -123,7 +124,8 @@ def _state_dict(file: File, found: Any, places: Mapping[str, _Place]) -> StateDi
     tensors = {}
     for name, value in entries.items():
         if not isinstance(value, PickledTensor):
-            what = value.name if isinstance(value, Opaque) else type(value).__name__
+            named = "a table" if isinstance(value, Entries) else type(value).__name__
+            what = value.name if isinstance(value, Opaque) else named
             raise CheckpointError(f"{shown(name)!r} of the state dict is no tensor that can be read, but {what}")
         tensors[name] = _placed(file, shown(name), value, places)
     return StateDict(tensors, wrapping)

@@ -25,8 +25,9 @@ import numpy as np
 
 from parity.checkpoint import Checkpoint
 from parity.checkpoint.layout import MASKED_LM
-from parity.checkpoint.opening import open_file
-from parity.errors import CaseError
+from parity.checkpoint.opening import is_safetensors, open_file
+from parity.checkpoint.tensors import File
+from parity.errors import CaseError, CheckpointError
 from parity.plain import one_line
 from parity.spec.arrays import AnyArray
 from parity.spec.precision import BY_DTYPE, RUNGS
@@ -173,13 +174,16 @@ def read_stored(path: Path, checkpoint: Checkpoint, mask_id: int | None = None) 
 
 
 def _arrays(path: Path) -> dict[str, AnyArray]:
+    quoted = f"--golden {one_line(path)!r}"
     try:
-        with path.open("rb") as file:
-            head = file.read(9)
-        if head[:1] == b"{":
-            return _of_json(path)
-    except OSError as error:
-        raise CaseError(f"--golden {one_line(path)!r} cannot be read: {one_line(error.strerror or error)}") from None
+        file = File(path)
+        try:
+            if not is_safetensors(file) and file.read(0, 1) == b"{":
+                return _of_json(quoted, file)
+        finally:
+            file.close()
+    except CheckpointError as error:
+        raise CaseError(f"{quoted} {error}") from None
     opened = open_file(path)
     try:
         known = {name for names in (*INPUTS.values(), *ANSWERS.values()) for name in names}
@@ -188,16 +192,14 @@ def _arrays(path: Path) -> dict[str, AnyArray]:
         opened.close()
 
 
-def _of_json(path: Path) -> dict[str, AnyArray]:
-    if path.stat().st_size > MAX_BYTES:
-        raise CaseError(f"--golden {one_line(path)!r} has more than {MAX_BYTES} bytes; as npz it takes less")
+def _of_json(quoted: str, file: File) -> dict[str, AnyArray]:
+    if file.size > MAX_BYTES:
+        raise CaseError(f"{quoted} has more than {MAX_BYTES} bytes; as npz it takes less")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(file.read(0, file.size).decode())
         return {str(name): np.asarray(values) for name, values in document.items()}
     except (ValueError, RecursionError) as error:
-        raise CaseError(
-            f"--golden {one_line(path)!r} is no JSON object of lists of numbers: {one_line(error)}"
-        ) from None
+        raise CaseError(f"{quoted} is no JSON object of lists of numbers: {one_line(error)}") from None
 
 
 def _first(arrays: Mapping[str, AnyArray], names: tuple[str, ...]) -> AnyArray | None:

@@ -171,11 +171,23 @@ def untied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: values.clone() for name, values in state.items()}
 
 
+def wrapped(state: Mapping[str, torch.Tensor], wrapper: str) -> dict[str, torch.Tensor]:
+    """Names as they are where every second module of the encoder is wrapped."""
+    return {
+        name.replace("layer.0.", f"layer.0.{wrapper}").replace(".mlp.", f".mlp.{wrapper}"): values
+        for name, values in state.items()
+    }
+
+
 AROUND: Final[Mapping[str, Callable[[Mapping[str, torch.Tensor]], Any]]] = {
     "Composer": composer,
     "Composer, without a prefix": lambda state: composer(state, ""),
     "Composer, data parallel": lambda state: composer(state, "module.model."),
     "Composer, compiled": lambda state: composer(state, "model._orig_mod."),
+    "Composer, sharded": lambda state: composer(wrapped(state, "_fsdp_wrapped_module."), "model._fsdp_wrapped_module."),
+    "Composer, activations made anew": lambda state: composer(wrapped(state, "_checkpoint_wrapped_module.")),
+    "compiled layers": lambda state: wrapped(state, "_orig_mod."),
+    "DeepSpeed": lambda state: {"module": dict(state), "optimizer": None},
     "Composer, bfloat16": lambda state: composer(cast(torch.bfloat16)(state)),
     "Composer, constants of FlashFFT": lambda state: composer(constants(state)),
     "a plain state dict": dict,

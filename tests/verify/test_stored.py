@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 import reference_torch
 from parity.checkpoint import open_checkpoint
 from parity.checkpoint.layout import CLASSIFICATION
+from parity.errors import CaseError
 from parity.spec.arrays import AnyArray
 from parity.spec.profile import CANONICAL
 from parity.verify import RungResult, read_stored, verify
@@ -220,6 +222,26 @@ def test_what_is_no_such_file_is_refused(text: str, words: str, tmp_path: Path) 
     outcome = invoke("checkpoint", "verify", str(TINY_CHECKPOINT), "--golden", str(path))
     assert outcome.status == 2
     assert words in outcome.stderr
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with open_checkpoint(TINY_CHECKPOINT) as checkpoint, pytest.raises(CaseError, match="pipe' is no regular file"):
+        read_stored(tmp_path / "pipe", checkpoint)
+
+
+def test_a_header_whose_length_begins_as_json_does_is_a_header(tmp_path: Path) -> None:
+    """MLX writes headers without padding, so that one in 256 has such a length."""
+    path = tmp_path / "stored.safetensors"
+    save_file(arrays(), path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    padded = length + (ord("{") - length) % 256
+    blanks = b" " * (padded - length)
+    path.write_bytes(padded.to_bytes(8, "little") + data[8 : 8 + length] + blanks + data[8 + length :])
+    assert path.read_bytes()[:1] == b"{"
+    with open_checkpoint(TINY_CHECKPOINT) as checkpoint:
+        assert read_stored(path, checkpoint).answers["logits"].shape == (2, 16, 40)
 
 
 def test_ids_are_given_once(tmp_path: Path) -> None:

@@ -109,3 +109,9 @@ def test_without_the_library_the_way_out_is_named(folder: Path, monkeypatch: pyt
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
     with pytest.raises(CaseError, match="pip install"):
         tokens_of(TINY, text="a", tokenizer=folder)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a system without a file that has no end")
+def test_a_device_without_end_is_refused() -> None:
+    with pytest.raises(CaseError, match="more bytes than a file of ids may have, 16777216"):
+        tokens_of(TINY, ids=Path("/dev/zero"))

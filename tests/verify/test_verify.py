@@ -21,7 +21,7 @@ import parity.verify.exact
 import parity.verify.judge
 from mlx_impl.ops import Ops
 from mlx_impl.weights import parameters
-from parity.checkpoint import open_checkpoint
+from parity.checkpoint import convert, open_checkpoint
 from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM, Head
 from parity.spec.arrays import AnyArray
 from parity.spec.config import ModelConfig
@@ -370,6 +370,13 @@ def test_the_command_passes_and_says_what_it_ran() -> None:
     lines = outcome.stdout.splitlines()
     assert "no --text and no --ids" in outcome.stdout
     assert lines[-1].startswith("PASS: ")
+
+
+def test_a_value_that_a_file_notes_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "m2.safetensors"
+    convert(TINY_CHECKPOINT, out, overrides={"hyena_w_mod": 1.5})
+    outcome = invoke("checkpoint", "verify", str(out), "--f64-layers", "0")
+    assert "taken as hyena_w_mod = 1.5, which no tensor says and a file notes; --set changes it" in outcome.stdout
 
 
 def test_the_command_fails_and_names_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
