@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Final
 
 PACKAGES: Final = ("parity", "reference_torch", "mlx_impl")
-SUFFIXES: Final = frozenset({".py", ".json", ".jinja", ".js", ".css", ".csv"})
+SUFFIXES: Final = frozenset({".py", ".json", ".jinja", ".js", ".css", ".csv", ".inc"})
 """Of the files that a run reads; what editors and desktops leave beside them changes nothing."""
 
 

@@ -25,10 +25,20 @@ KERNELS: Final = (
     "double_float",
     "extended_depthwise",
     "extended_fft",
+    "fused_convolution",
+    "fused_sources",
+    "long_convolution",
+    "monarch_fft",
     "ordered",
+    "pairs",
+    "roots",
 )
 EXTRA_FILES: Final = {*(f"kernels/{name}" for name in KERNELS), "linear", "ops", "weights"}
-EXTRA_NAMES: Final = {"fft_conv": {"fft_length", "skip_term"}, "heads": {"Decoder"}, "hyena": {"FilterMlp"}}
+EXTRA_NAMES: Final = {
+    "fft_conv": {"channels_at_once", "fft_length", "skip_term"},
+    "heads": {"Decoder"},
+    "hyena": {"FilterMlp"},
+}
 EXTRA_METHODS: Final = {"HyenaFilter": {"ties"}, "BertForMaskedLM": {"ties"}}
 EXTRA_EXPORTS: Final = {"Embedding", "Linear", "Ops"}
 """torch brings its own Linear and Embedding, and needs no seam."""

@@ -34,7 +34,8 @@ BOUNDS: Final = {"leaf": 12.0, "composite": 64.0, "sines": 256.0}
 CHOICES: Final[tuple[tuple[str, Any], ...]] = (
     *(("fft_norm", norm) for norm in FFT_SCALES if norm != CANONICAL.fft_norm),
     *(("blockdiag_impl", kernel) for kernel in BLOCKDIAG_KERNELS if kernel != CANONICAL.blockdiag_impl),
-    *(("fft_impl", kernel) for kernel in get_args(FftImpl) if kernel != CANONICAL.fft_impl),
+    # `fused` is a kernel for other devices: tests/kernels/test_fused_gpu.py.
+    *(("fft_impl", kernel) for kernel in get_args(FftImpl) if kernel not in (CANONICAL.fft_impl, "fused")),
     *((switch, True) for switch in ("layer_norm_strict", "strict_kernels", "ep_freqmul", "ep_depthwise", "ep_fft")),
 )
 COMPONENTS: Final = [pair for pair in PAIRS if not pair.fresh]
