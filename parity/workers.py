@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, Literal, TypeVar
@@ -50,7 +50,7 @@ def work(
 
 def stream(
     function: Callable[[Task, Emit], object], tasks: Iterable[Task], jobs: int, check: Callable[[], object] = bool
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield what `function` emits while it works on every task, as it comes; else like `work`.
 
     Args:
