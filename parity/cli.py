@@ -122,6 +122,15 @@ def run(
         bool,
         typer.Option("--resume", help="Go on with the unfinished run in the output folder; its seed is the default."),
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="PARITY_JOBS",
+            help="Processes; the report's bytes do not depend on it. Default: as many as processors, memory (1.5 GiB "
+            "each) and work allow.",
+        ),
+    ] = None,
     mlx_blas: BlasOption = "bundled",
     port_device: PortDeviceOption = "cpu",
     reference_device: ReferenceDeviceOption = "cpu",
@@ -144,7 +153,7 @@ def run(
     raise typer.Exit(
         _guarded(
             lambda: _run(
-                *(targets or [], profile, rung, budget, seed, case, out, resume, mlx_blas),
+                *(targets or [], profile, rung, budget, seed, case, out, resume, jobs, mlx_blas),
                 place_of(port_device, reference_device, constants),
             ),
             "no report was written" if case else "no report was written; --resume goes on with what is finished",
@@ -320,6 +329,7 @@ def _run(
     case_json: str | None,
     out: Path | None,
     resume: bool,
+    jobs: int | None,
     mlx_blas: str,
     place: Place,
 ) -> int:
@@ -344,7 +354,8 @@ def _run(
     from parity.report import make_folder, prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.resume import progress_of
-    from parity.run import Plan, execute, plan_cases, require_buildable, require_weights
+    from parity.run import Plan, plan_cases, require_buildable, require_weights
+    from parity.run_jobs import Asked, execute_in, without_jobs
     from parity.sources import pair_sources
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
@@ -380,7 +391,7 @@ def _run(
     meta = {
         "budget": budget.value,
         "seed": seed,
-        "command": [word for word in sys.argv[1:] if word != "--resume"],
+        "command": [word for word in without_jobs(sys.argv[1:]) if word != "--resume"],
         "environment": {**_flat(environment.to_dict()), "mlx_blas_in_effect": blas_in_effect()},
         "fingerprint": environment.key(),
         "code": header["code"],
@@ -412,7 +423,8 @@ def _run(
             def on_case(name: str) -> None:
                 progress.update(task, advance=1, description=name)
 
-            results = execute(plan, Results(meta), on_case, interruption.check, finished)
+            asked = Asked.of(plan, targets, place, mlx_blas)
+            results = execute_in(asked, jobs, plan, Results(meta), finished, on_case, interruption.check)
             interruption.check()
         if folder is not None:
             results.bits, results.sources = (

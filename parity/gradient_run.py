@@ -106,11 +106,12 @@ class GradientRun:
         self._digests[profile.name, rung].add(case, found.judgements, found.port)
         if found.beside:
             self._skip(profile, rung, KINK)
+        rerun = self.command(case, profile.name, rung)
         for order, (name, judgement) in enumerate(found.judgements.items()):
             key = (profile.name, rung, name)
             row = self._rows.setdefault(key, Row(self.pair.name, profile.name, rung, name, "gradient", order))
             row.order = max(row.order, order)
-            row.add(judgement, case, self.command(case, profile.name, rung))
+            row.add(judgement, case, rerun)
         if first_bad(found.judgements) is not None:
             self._failing.setdefault((profile.name, rung), []).append((case, found))
 

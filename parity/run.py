@@ -7,6 +7,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final, Literal
 
 from parity.accuracy import Assessment
@@ -84,6 +85,13 @@ class Plan:
     spelling: Mapping[str, str] = field(default_factory=dict)
     explain: Explain | None = None
     bench: Callable[[Pair, Case, HyperProfile], Bench] = Bench
+    _drawn: dict[str, list[Case]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def cases_of(self, pair: Pair, draw: Callable[[], list[Case]]) -> list[Case]:
+        """Return what `draw` returns, which is drawn once for a pair: it is asked for again and again."""
+        if pair.name not in self._drawn:
+            self._drawn[pair.name] = draw()
+        return list(self._drawn[pair.name])
 
     def command(self, case: Case, profile: str, rung: str) -> str:
         """Return the command that runs `case` again, target and profile spelt as they were chosen."""
@@ -123,6 +131,10 @@ def plan_cases(plan: Plan, pair: Pair) -> list[Case]:
     """
     if plan.cases:
         return [case for case in plan.cases if case.component == pair.name]
+    return plan.cases_of(pair, lambda: _drawn_cases(plan, pair))
+
+
+def _drawn_cases(plan: Plan, pair: Pair) -> list[Case]:
     drawn = draw_cases(pair, BUDGETS[plan.budget].cases, plan.seed)
     cases = list(dict.fromkeys([*corpus_cases(pair, plan.seed), *drawn]))
     for case in cases:
@@ -188,18 +200,81 @@ def execute(
     """
     built = []
     for profile in plan.profiles:
-        try:
-            require_built(profile)
-            for devices in {pair.devices for pair in plan.pairs}:
-                with on_device(devices, RUNGS["f32"]):
-                    require_device(profile)
-        except NotImplementedYetError as error:
-            results.skips += [Skip(p.name, profile.name, rung, str(error)) for p in plan.pairs for rung in plan.rungs]
+        reason = _unbuilt(plan, profile)
+        if reason:
+            results.skips += [Skip(p.name, profile.name, rung, reason) for p in plan.pairs for rung in plan.rungs]
         else:
             built.append(profile)
     for pair in plan.pairs if built else ():
         _PairRun(plan, pair, built, check, progress or NoProgress()).execute(results, on_case)
     return results
+
+
+@dataclass(frozen=True)
+class PartNames:
+    """Names of the parts of one component, as its progress knows them.
+
+    `ends` are the last parts of everything but the accuracy test: with them found, none is missing.
+    """
+
+    cases: list[str]
+    ends: list[str]
+    strata: list[str]
+
+
+def part_names(plan: Plan, pair: Pair) -> PartNames:
+    """Return the names of the parts of `pair` that can be finished apart from the others."""
+    # A search may add as many cases as it keeps failing ones, and the one that it looked for.
+    most = len(plan_cases(plan, pair)) + FAILING_AIMS + 1
+    steps = [AIM, GRADIENTS, FAILURES, SPECIAL]
+    strata = [] if plan.cases else [_strata_name(number) for number in range(len(pair.strata))]
+    return PartNames([*map(_case_name, range(most)), *steps], steps, strata)
+
+
+def execute_unit(plan: Plan, pair: Pair, strata: int | None, progress: Progress) -> None:
+    """Finish the parts of `pair` that its accuracy test has no share in, or those of one length class of that test.
+
+    Args:
+        plan: The plan; profiles that are not built are left out, as by `execute`.
+        pair: One of its pairs.
+        strata: Number of the length class, None for all but the accuracy test.
+        progress: What is finished already, and where parts are kept.
+    """
+    built = [profile for profile in plan.profiles if not _unbuilt(plan, profile)]
+    if not built:
+        return
+    run = _PairRun(plan, pair, built, bool, progress)
+    if strata is None:
+        run.examine(str)
+    else:
+        run.assess_class(strata)
+
+
+def _unbuilt(plan: Plan, profile: HyperProfile) -> str:
+    """Return why a profile cannot be run, empty if it can."""
+    try:
+        require_built(profile)
+        for devices in {pair.devices for pair in plan.pairs}:
+            with on_device(devices, RUNGS["f32"]):
+                require_device(profile)
+    except NotImplementedYetError as error:
+        return str(error)
+    return ""
+
+
+AIM: Final = "aim"
+GRADIENTS: Final = "gradients"
+FAILURES: Final = "failures"
+SPECIAL: Final = "special"
+"""Names of the steps over all cases of a component, in a run's progress."""
+
+
+def _case_name(number: int) -> str:
+    return f"case {number}"
+
+
+def _strata_name(number: int) -> str:
+    return f"strata {number}"
 
 
 LARGEST_EXCESS: Final = 1000.0
@@ -227,7 +302,6 @@ class _PairRun:
     ) -> None:
         self.plan, self.pair, self.profiles, self.check, self.progress = plan, pair, profiles, check, progress
         self.rungs = [rung for rung in RUNGS if rung in plan.rungs and rung in pair.only_rungs]
-        self.cases = plan_cases(plan, pair)
         self.rows: dict[tuple[str, str, str], Row] = {}
         self.failing: dict[tuple[str, RungName], list[Case]] = {}
         self.worst: dict[tuple[str, RungName], tuple[float, Case]] = {}
@@ -239,6 +313,10 @@ class _PairRun:
         self.digests: dict[tuple[str, str], RunningDigest] = defaultdict(RunningDigest)
         self.aimed: list[Case] = []
 
+    @cached_property
+    def cases(self) -> list[Case]:
+        return plan_cases(self.plan, self.pair)
+
     @property
     def component(self) -> str:
         return self.pair.name
@@ -247,20 +325,26 @@ class _PairRun:
     def asked(self) -> list[Case]:
         return [*self.cases, *self.aimed]
 
-    def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
+    def examine(self, on_case: Callable[[str], object]) -> tuple[Found, Found, Found]:
+        """Run everything but the accuracy test; return gradients, failures and what became of special values."""
         for number, case in enumerate(self.cases):
             self._finish_case(number, case)
             on_case(self.pair.name)
         self.aimed = self._finish_aim()
         for number, case in enumerate(self.aimed, len(self.cases)):
             self._finish_case(number, case)
-        gradients = self._finish("gradients", self._differentiate)
+        gradients = self._finish(GRADIENTS, self._differentiate)
+        failures = self._finish(FAILURES, lambda: Found(failures=self._failures()))
+        return gradients, failures, self._finish(SPECIAL, self._ask_special)
+
+    def execute(self, results: Results, on_case: Callable[[str], object]) -> None:
+        """Run everything into `results`."""
+        gradients, failures, special = self.examine(on_case)
         results.rows += self._sorted([*self.rows.values(), *gradients.rows])
         results.digests += list(self._digests_with(gradients.digests))
         results.skips += self._skips()
         results.fidelity += [Fidelity(self.pair.name, profile, d) for profile, d in sorted(self.distances.items())]
-        self._add(results, self._finish("failures", lambda: Found(failures=self._failures())), gradients)
-        self._add(results, self._finish("special", self._ask_special))
+        self._add(results, failures, gradients, special)
         assessments = list(self._assess())
         results.assessments += assessments
         inferior = [assessment for assessment in assessments if not assessment.passed]
@@ -298,7 +382,7 @@ class _PairRun:
 
     def _finish_case(self, number: int, case: Case) -> None:
         """Run a case, or take what it found from the progress."""
-        name = f"case {number}"
+        name = _case_name(number)
         kept = self.progress.found(self.pair.name, name)
         if kept is not None:
             restore(self, kept)
@@ -308,11 +392,11 @@ class _PairRun:
         self.progress.keep(self.pair.name, name, changes(self, before))
 
     def _finish_aim(self) -> list[Case]:
-        kept = self.progress.found(self.pair.name, "aim")
+        kept = self.progress.found(self.pair.name, AIM)
         if kept is not None:
             return [Case.from_json(self.pair.name, text) for text in kept]
         aimed = self._aim()
-        self.progress.keep(self.pair.name, "aim", [case.to_json() for case in aimed])
+        self.progress.keep(self.pair.name, AIM, [case.to_json() for case in aimed])
         return aimed
 
     def _finish(self, name: str, find: Callable[[], Found]) -> Found:
@@ -361,18 +445,20 @@ class _PairRun:
 
     def _assess(self) -> Iterator[Assessment]:
         """The accuracy test, where cases are not named one by one."""
-        if not self.plan.cases:
-            families = BUDGETS[self.plan.budget].families
-            plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
-            for number, sizes in enumerate(self.pair.strata):
-                name = f"strata {number}"
-                kept = self.progress.found(self.pair.name, name)
-                if kept is None:
-                    assessments = list(assess_class(plan, sizes, self.check))
-                    self.progress.keep(self.pair.name, name, pack_assessments(assessments))
-                else:
-                    assessments = unpack_assessments(kept)
-                yield from assessments
+        for number in range(len(self.pair.strata)) if not self.plan.cases else ():
+            yield from self.assess_class(number)
+
+    def assess_class(self, number: int) -> list[Assessment]:
+        """The accuracy test of one length class, or what it found from the progress."""
+        name = _strata_name(number)
+        kept = self.progress.found(self.pair.name, name)
+        if kept is not None:
+            return unpack_assessments(kept)
+        families = BUDGETS[self.plan.budget].families
+        plan = StrataPlan(self.pair, self.profiles, self.rungs, families, self.plan.seed)
+        assessments = list(assess_class(plan, self.pair.strata[number], self.check))
+        self.progress.keep(self.pair.name, name, pack_assessments(assessments))
+        return assessments
 
     def _ask_special(self) -> Found:
         """Ask somebody's own pair at f64 what becomes of NaN and infinities, where numbers show no failure.
@@ -486,6 +572,7 @@ class _PairRun:
         self.counts[profile.name, rung] = self.counts.get((profile.name, rung), 0) + 1
         self.digests[profile.name, rung].add(case, examination.judgements, examination.port)
         self.unpaired |= examination.unpaired
+        rerun = self.plan.command(case, profile.name, rung)
         for order, (name, judgement) in enumerate(examination.judgements.items()):
             row = self.rows.setdefault(
                 (profile.name, rung, name),
@@ -499,7 +586,7 @@ class _PairRun:
                 ),
             )
             row.order = max(row.order, order)
-            row.add(judgement, case, self.plan.command(case, profile.name, rung))
+            row.add(judgement, case, rerun)
         if first_bad(examination.judgements) is not None:
             place: tuple[str, RungName] = (profile.name, rung)
             self.failing.setdefault(place, []).append(case)

@@ -9,15 +9,19 @@ import contextlib
 import itertools
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from parity.errors import WorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Emit = Callable[[Any], None]
+"""What a task calls with every item that is to come out."""
+
+_Kind = Literal["item", "end", "error"]
 
 POLL_SECONDS: Final = 0.1
 """How long a noted interruption may wait."""
@@ -41,6 +45,21 @@ def work(
         WorkerError: A process ended by itself.
         Exception: What `function` raised, with the traceback of its process as a note.
     """
+    yield from stream(_Single(function), tasks, jobs, check)
+
+
+def stream(
+    function: Callable[[Task, Emit], object], tasks: Iterable[Task], jobs: int, check: Callable[[], object] = bool
+) -> Generator[Any, None, None]:
+    """Yield what `function` emits while it works on every task, as it comes; else like `work`.
+
+    Args:
+        function: Given a task and what it is to call with every item; can be pickled, as can tasks and items.
+        tasks, jobs, check: As of `work`.
+
+    Raises:
+        WorkerError, Exception: As of `work`.
+    """
     waiting = iter(tasks)
     busy: dict[Any, tuple[_Worker, Task]] = {}
     workers: list[_Worker] = []
@@ -52,8 +71,12 @@ def work(
         while busy:
             check()
             for connection in wait(list(busy), POLL_SECONDS):
-                worker, task = busy.pop(connection)
-                yield worker.take(task)
+                worker, task = busy[connection]
+                is_item, item = worker.take(task)
+                if is_item:
+                    yield item
+                    continue
+                del busy[connection]
                 for following in itertools.islice(waiting, 1):
                     worker.give(following)
                     busy[connection] = worker, following
@@ -62,10 +85,20 @@ def work(
             worker.stop()
 
 
+class _Single:
+    """A function of one result, as one that emits it."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, task: Any, emit: Emit) -> None:
+        emit(self.function(task))
+
+
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any, Emit], object]) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
@@ -78,18 +111,19 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(task)
 
-    def take(self, task: object) -> Any:
+    def take(self, task: object) -> tuple[bool, Any]:
+        """Return whether an item has come, and the item; without one the task is finished."""
         try:
-            succeeded, answer = self.connection.recv()
+            kind, answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             raise WorkerError(
                 f"a worker process ended with status {self.process.exitcode} at task {task!r}; if it was killed for "
                 "memory, use fewer jobs"
             ) from None
-        if succeeded:
-            return answer
-        raise answer
+        if kind == "error":
+            raise answer
+        return kind == "item", answer
 
     def stop(self) -> None:
         self.process.kill()
@@ -97,19 +131,24 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
+def _serve(function: Callable[[Any, Emit], object], connection: Connection) -> None:
     """Answer tasks until the pipe's other end is closed, or its process is gone."""
+
+    def emit(item: Any) -> None:
+        connection.send(("item", item))
+
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            connection.send(_answer(function, connection.recv()))
+            connection.send(_end(function, connection.recv(), emit))
 
 
-def _answer(function: Callable[[Any], Any], task: object) -> tuple[bool, Any]:
+def _end(function: Callable[[Any, Emit], object], task: object, emit: Emit) -> tuple[_Kind, Any]:
     try:
-        return True, function(task)
+        function(task, emit)
     except Exception as error:  # noqa: BLE001 - it is raised again where the task came from
         error.add_note(traceback.format_exc())
-        return False, error
+        return "error", error
+    return "end", None
 
 
 @contextlib.contextmanager

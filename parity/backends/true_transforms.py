@@ -27,6 +27,11 @@ class TrueTransforms(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare every operation the guard against torch.compile: nothing here is compiled."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         compute = _FORMS.get(func)
         if compute is None or args[0].dtype not in _DOUBLE or not any(map(inaccurate, _lengths(func, args))):

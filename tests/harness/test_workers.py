@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 import pytest
-from worker_tasks import die, interrupt_itself, pid_after, refuse, square
+from worker_tasks import count, die, interrupt_itself, pid_after, refuse, square
 
 from parity.errors import WorkerError
-from parity.workers import work
+from parity.workers import stream, work
 
 
 def children() -> set[int | None]:
@@ -62,4 +62,12 @@ def test_a_caller_that_stops_reading_ends_them_too() -> None:
     next(results)
     assert len(children() - before) == 2
     results.close()
+    assert children() == before
+
+
+def test_items_of_a_task_come_in_their_order_before_it_ends() -> None:
+    before = children()
+    found = list(stream(count, [3, 0, 2], 2))
+    assert sorted(found) == [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+    assert [item for item in found if item[0] == 3] == [(3, 0), (3, 1), (3, 2)]
     assert children() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 
 
 def square(number: int) -> int:
@@ -36,3 +37,9 @@ def interrupt_itself(number: int) -> int:
     """Send this process the signal of Ctrl-C."""
     os.kill(os.getpid(), signal.SIGINT)
     return number
+
+
+def count(number: int, emit: Callable[[tuple[int, int]], None]) -> None:
+    """Emit what is below the number."""
+    for below in range(number):
+        emit((number, below))
