@@ -17,7 +17,6 @@ from metric_draws import Draw, draws, generated
 
 from parity.metrics.engine import Kernels, measure_pair, measure_pair_plain, plain
 from parity.metrics.engine import engine as engine_module
-from parity.metrics.engine import tensors as tensors_module
 from parity.metrics.engine.parts import BIN_SHIFT
 from parity.metrics.engine.select import narrow, targets
 from parity.metrics.engine.tree import Block, blocks, combine
@@ -150,16 +149,16 @@ def test_an_order_of_its_own_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(measure_pair(*pair, kernels="numpy") != measure_pair_plain(*pair) for pair in found)
 
 
-def test_a_block_cut_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_cut_elsewhere_is_seen() -> None:
     def even(size: int, limit: int) -> tuple[Block, ...]:
         depth = max(0, math.ceil(math.log2(size / limit)))
         edges = [size * at // 2**depth for at in range(2**depth + 1)]
         return tuple(Block(start, stop, depth) for start, stop in itertools.pairwise(edges))
 
-    for module in (engine_module, tensors_module):
-        monkeypatch.setattr(module, "blocks", even)
-    found = [pair_of(400_001, np.float64, seed) for seed in range(3)]
-    assert any(measure_pair(*pair, kernels="numpy") != measure_pair_plain(*pair) for pair in found)
+    drawn = [generator(seed).standard_normal(40_001) for seed in range(20)]
+    nodes = even(40_001, 1000)
+    added = [combine([float(values[node.start : node.stop].sum()) for node in nodes], nodes) for values in drawn]
+    assert added != [float(values.sum()) for values in drawn]
 
 
 def test_an_error_that_is_rounded_first_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ class _Work:
         extremes = first.blocks.extremes
         high, low = float(extremes[:, 0].max()), float(extremes[:, 1].min())
         norm, truth = self._norms(first, max(high, -low), total)
-        mean = first.sum(0) * first.scales[0] / norm.scale / total
+        mean = first.sum(0) * (first.scales[0] / norm.scale) / total
         ulp_bins, step_bins = first.bins(steps=False), first.bins(steps=True)
         found = targets(ulp_bins) + targets(step_bins)
         known = [None] * (TARGETS // 2) + [target.of_whole_numbers() for target in found[TARGETS // 2 :]]
