@@ -105,7 +105,7 @@ def measure(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung) -> ErrorMet
         ulp_p50=ulp_p50,
         ulp_p99=ulp_p99,
         ulp_max=ulp_max,
-        bias=_bias(signed, scaled_truth, rung),
+        bias=scaled_bias(signed, scaled_truth, rung),
         bias_z=signed.z,
         correctly_rounded=int(correct) / computed.size,
         ulp_counts=ulp_counts(in_ulps),
@@ -164,7 +164,7 @@ def error_ratio(port: float, reference: float, quantisation: float) -> float:
     return above / below
 
 
-class _Norm(NamedTuple):
+class Norm(NamedTuple):
     """A Euclidean norm as scale * root; scale is a power of two that keeps squares in float64's range."""
 
     size: int
@@ -177,7 +177,7 @@ class _Norm(NamedTuple):
         """Norm over sqrt(n)."""
         return self.scale * (self.root / math.sqrt(self.size))
 
-    def over(self, other: _Norm) -> float:
+    def over(self, other: Norm) -> float:
         """Ratio of two norms, formed without either of them; 0/0 is 0, x/0 is infinity."""
         if self.largest == 0.0:
             return 0.0
@@ -186,10 +186,10 @@ class _Norm(NamedTuple):
         return self.root / other.root * (self.scale / other.scale)
 
 
-class _Signed(NamedTuple):
+class Signed(NamedTuple):
     """Reductions of the signed error: `position` of its largest magnitude, `mean` in units of norm.scale."""
 
-    norm: _Norm
+    norm: Norm
     position: int
     mean: float
     z: float
@@ -204,7 +204,7 @@ def _finite_pairs(left: Array, right: Array) -> tuple[Array, Array, npt.NDArray[
     return computed[finite], exact[finite], np.flatnonzero(finite)
 
 
-def _signed(error: Array) -> _Signed:
+def _signed(error: Array) -> Signed:
     """Reduce the flat, non-empty error e to its norm, largest magnitude, mean and z score."""
     high, low = int(error.argmax()), int(error.argmin())
     above, below = float(error[high]), float(error[low])
@@ -212,21 +212,21 @@ def _signed(error: Array) -> _Signed:
     if math.isinf(largest):
         return _signed(np.clip(error, -_F64_MAXIMUM, _F64_MAXIMUM))
     position = min(where for where, value in ((high, above), (low, -below)) if value == largest)
-    scale = _power_of_two(largest)
+    scale = power_of_two(largest)
     unit = error / scale
     mean = float(unit.sum()) / unit.size
-    norm = _Norm(unit.size, largest, scale, math.sqrt(float(np.square(unit).sum())))
+    norm = Norm(unit.size, largest, scale, math.sqrt(float(np.square(unit).sum())))
     # One value throughout has no spread, which the rounding of its mean would hide.
-    return _Signed(norm, position, mean, 0.0 if above == below else _z_score(unit, mean))
+    return Signed(norm, position, mean, 0.0 if above == below else _z_score(unit, mean))
 
 
-def _scaled(values: Array, largest: float) -> _Norm:
+def _scaled(values: Array, largest: float) -> Norm:
     """Norm of flat, non-empty, finite values whose largest magnitude is known."""
-    scale = _power_of_two(largest)
-    return _Norm(values.size, largest, scale, math.sqrt(float(np.square(values / scale).sum())))
+    scale = power_of_two(largest)
+    return Norm(values.size, largest, scale, math.sqrt(float(np.square(values / scale).sum())))
 
 
-def _power_of_two(largest: float) -> float:
+def power_of_two(largest: float) -> float:
     """Scale by which division is exact: 2**floor(log2(x)), 1 for 0."""
     return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
@@ -237,7 +237,7 @@ def _z_score(values: Array, mean: float) -> float:
     return mean / math.sqrt(variance / values.size)
 
 
-def _bias(signed: _Signed, truth: _Norm, rung: Rung) -> float:
+def scaled_bias(signed: Signed, truth: Norm, rung: Rung) -> float:
     """mean(e) / (rms(T)*u)."""
     if signed.mean == 0.0:
         return 0.0

@@ -1,0 +1,307 @@
+"""Kernels over one block, compiled by numba: they see each element while it is in the first cache.
+
+Every sum is formed in the order of `parity.metrics.engine.tree`. A loop that writes an array element by element becomes
+vector instructions; a reduction of floats does not, since that would reorder it: extremes are kept in as many lanes as
+a leaf has elements, sums in NumPy's eight. Every quotient here is by a power of two and formed as a product with its
+inverse, which gives the same bits so long as nothing leaves float64's range: the caller sees to that by `Extremes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numba
+import numpy as np
+
+from parity.metrics.engine.parts import BIN_SHIFT
+from parity.metrics.engine.tree import LANES, LEAF
+
+_DEPTH: Final = 64
+_EXPONENT: Final = np.int64(0x7FF0_0000_0000_0000)
+_INVERSE: Final = np.int64(2046 << 52)
+"""Less the bits of a power of two: the bits of its inverse."""
+_MAGNITUDE: Final = np.int64(0x7FFF_FFFF_FFFF_FFFF)
+_ONE: Final = np.uint64(1)
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_jit
+def ordinary(bits: Any, magnitude: Any, tiny: Any, infinity: Any) -> Any:
+    """Say whether a block, seen as integers, holds nothing but normal numbers: no zero, subnormal, infinity, NaN."""
+    odd = 0
+    for i in range(bits.size):
+        size = bits[i] & magnitude
+        odd += (size < tiny) | (size >= infinity)
+    return odd == 0
+
+
+@_jit
+def channel_max(actual: Any, truth: Any, start: Any, every: Any, count: Any, largest: Any) -> None:
+    """Raise `largest`, one entry a channel, to max|e| of a block of finite numbers at flat position `start`."""
+    done = 0
+    while done < actual.size:
+        position = start + done
+        channel = (position // every) % count
+        if every == 1:
+            size = min(count - channel, actual.size - done)
+            _raise_each(actual[done : done + size], truth[done : done + size], largest[channel : channel + size])
+        else:
+            size = min(every - position % every, actual.size - done)
+            _raise_one(actual[done : done + size], truth[done : done + size], largest[channel : channel + 1])
+        done += size
+
+
+@_jit
+def _raise_each(actual: Any, truth: Any, largest: Any) -> None:
+    for i in range(actual.size):
+        error = abs(np.float64(actual[i]) - np.float64(truth[i]))
+        largest[i] = error if error > largest[i] else largest[i]
+
+
+@_jit
+def _raise_one(actual: Any, truth: Any, largest: Any) -> None:
+    most = largest[0]
+    for i in range(actual.size):
+        error = abs(np.float64(actual[i]) - np.float64(truth[i]))
+        most = error if error > most else most
+    largest[0] = most
+
+
+@_jit
+def first_pass(
+    actual: Any, truth: Any, form: Any, sums: Any, extremes: Any, sizes: Any, ulp_bins: Any, step_bins: Any
+) -> Any:
+    """Reduce a block: sums of e, e**2, T**2; a row of `Blocks.extremes`; what `Counts` counts.
+
+    Returns:
+        How many elements are correctly rounded.
+    """
+    tiny_bits, _, grow, shrink, shift = form
+    error, exact, square = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
+    inverse, ulps, rounded, scaled, steps = (
+        np.empty(LEAF),
+        np.empty(LEAF),
+        np.empty(LEAF),
+        np.empty(LEAF),
+        np.empty(LEAF),
+    )
+    high, low, ulps_high, steps_high = np.full(LEAF, -np.inf), np.full(LEAF, np.inf), np.zeros(LEAF), np.zeros(LEAF)
+    error_bits, exact_bits = error.view(np.int64), exact.view(np.int64)
+    waiting, values, depths = np.empty((_DEPTH, 2), np.int64), np.empty((_DEPTH, 3)), np.empty(_DEPTH, np.int64)
+    waiting[0, 0], waiting[0, 1], ahead, held, start, correct = actual.size, 0, 1, 0, 0, 0
+    while ahead:
+        size, depth, ahead = _next_leaf(waiting, ahead)
+        computed, expected = actual[start : start + size], truth[start : start + size]
+        _errors(computed, expected, error, exact)
+        values[held, 0] = _leaf_sum(error, size)
+        _squares(error, square, size)
+        values[held, 1] = _leaf_sum(square, size)
+        _squares(exact, square, size)
+        values[held, 2] = _leaf_sum(square, size)
+        depths[held] = depth
+        held = _settle(values, depths, held + 1)
+        _spread(error, high, low, size)
+        _range(error_bits, sizes[0], size)
+        _range(exact_bits, sizes[1], size)
+        correct += _ulps(computed, exact, exact_bits, inverse, ulps, rounded, tiny_bits, grow)
+        _raise_all(ulps, ulps_high, size)
+        _count(ulps.view(np.int64), ulp_bins, size)
+        _steps(computed, exact_bits, rounded, scaled, steps, tiny_bits, shrink, shift)
+        _raise_all(steps, steps_high, size)
+        _count(steps.view(np.int64), step_bins, size)
+        start += size
+    sums[0], sums[1], sums[2] = values[0, 0], values[0, 1], values[0, 2]
+    extremes[0], extremes[1], extremes[2], extremes[3] = high.max(), low.min(), ulps_high.max(), steps_high.max()
+    return correct
+
+
+@_jit
+def second_pass(
+    actual: Any, truth: Any, form: Any, mean: Any, ulp_targets: Any, step_targets: Any, kept: Any, states: Any
+) -> Any:
+    """Sum (e - mean)**2 over a block, and keep the errors in ulps and the steps whose bins are wanted.
+
+    `kept` has one row a target, `states` its fill, least and largest bits; two targets of ulps, then two of steps.
+    """
+    tiny_bits, _, grow, shrink, shift = form
+    error, exact, square = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
+    inverse, ulps, rounded, scaled, steps = (
+        np.empty(LEAF),
+        np.empty(LEAF),
+        np.empty(LEAF),
+        np.empty(LEAF),
+        np.empty(LEAF),
+    )
+    exact_bits = exact.view(np.int64)
+    waiting, values, depths = np.empty((_DEPTH, 2), np.int64), np.empty((_DEPTH, 3)), np.empty(_DEPTH, np.int64)
+    waiting[0, 0], waiting[0, 1], ahead, held, start = actual.size, 0, 1, 0, 0
+    wants_ulps, wants_steps = ulp_targets.max() >= 0, step_targets.max() >= 0
+    while ahead:
+        size, depth, ahead = _next_leaf(waiting, ahead)
+        computed, expected = actual[start : start + size], truth[start : start + size]
+        _errors(computed, expected, error, exact)
+        for i in range(size):
+            apart = error[i] - mean
+            square[i] = apart * apart
+        values[held, 0], values[held, 1], values[held, 2] = _leaf_sum(square, size), 0.0, 0.0
+        depths[held] = depth
+        held = _settle(values, depths, held + 1)
+        if wants_ulps or wants_steps:
+            _ulps(computed, exact, exact_bits, inverse, ulps, rounded, tiny_bits, grow)
+            for target in range(ulp_targets.size):
+                _keep(ulps, ulp_targets[target], kept, states, target, size)
+        if wants_steps:
+            _steps(computed, exact_bits, rounded, scaled, steps, tiny_bits, shrink, shift)
+            for target in range(step_targets.size):
+                _keep(steps, step_targets[target], kept, states, ulp_targets.size + target, size)
+        start += size
+    return values[0, 0]
+
+
+@_jit
+def _next_leaf(waiting: Any, ahead: Any) -> Any:
+    """Take the next leaf off the stack of runs that wait: NumPy's halving, first half first."""
+    while waiting[ahead - 1, 0] > LEAF:
+        size, depth = waiting[ahead - 1, 0], waiting[ahead - 1, 1]
+        first = size // 2
+        first -= first % LANES
+        waiting[ahead - 1, 0], waiting[ahead - 1, 1] = size - first, depth + 1
+        waiting[ahead, 0], waiting[ahead, 1] = first, depth + 1
+        ahead += 1
+    return waiting[ahead - 1, 0], waiting[ahead - 1, 1], ahead - 1
+
+
+@_jit
+def _settle(values: Any, depths: Any, held: Any) -> Any:
+    """Add siblings that are both there."""
+    while held > 1 and depths[held - 1] == depths[held - 2]:
+        for i in range(3):
+            values[held - 2, i] += values[held - 1, i]
+        depths[held - 2] -= 1
+        held -= 1
+    return held
+
+
+@_jit
+def _leaf_sum(values: Any, size: Any) -> Any:
+    """Add a leaf in NumPy's order."""
+    total = 0.0
+    if size < LANES:
+        for i in range(size):
+            total += values[i]
+        return total
+    r0, r1, r2, r3 = values[0], values[1], values[2], values[3]
+    r4, r5, r6, r7 = values[4], values[5], values[6], values[7]
+    whole = size - size % LANES
+    for i in range(LANES, whole, LANES):
+        r0 += values[i]
+        r1 += values[i + 1]
+        r2 += values[i + 2]
+        r3 += values[i + 3]
+        r4 += values[i + 4]
+        r5 += values[i + 5]
+        r6 += values[i + 6]
+        r7 += values[i + 7]
+    total = ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))
+    for i in range(whole, size):
+        total += values[i]
+    return total
+
+
+@_jit
+def _errors(actual: Any, truth: Any, error: Any, exact: Any) -> None:
+    for i in range(actual.size):
+        value = np.float64(truth[i])
+        exact[i] = value
+        error[i] = np.float64(actual[i]) - value
+
+
+@_jit
+def _squares(values: Any, square: Any, size: Any) -> None:
+    for i in range(size):
+        square[i] = values[i] * values[i]
+
+
+@_jit
+def _spread(error: Any, high: Any, low: Any, size: Any) -> None:
+    for i in range(size):
+        value = error[i]
+        high[i] = value if value > high[i] else high[i]
+        low[i] = value if value < low[i] else low[i]
+
+
+@_jit
+def _raise_all(values: Any, high: Any, size: Any) -> None:
+    for i in range(size):
+        high[i] = values[i] if values[i] > high[i] else high[i]
+
+
+@_jit
+def _range(bits: Any, sizes: Any, size: Any) -> None:
+    largest, least = sizes[0], sizes[1]
+    for i in range(size):
+        magnitude = np.uint64(bits[i] & _MAGNITUDE)
+        largest = max(largest, magnitude)
+        # Zero less one is the largest of all.
+        least = min(least, magnitude - _ONE)
+    sizes[0], sizes[1] = largest, least
+
+
+@_jit
+def _ulps(
+    actual: Any, exact: Any, exact_bits: Any, inverse: Any, ulps: Any, rounded: Any, tiny_bits: Any, grow: Any
+) -> Any:
+    """Write |actual/q - T/q| and rint(T/q), and count where the latter is actual/q."""
+    inverse_bits = inverse.view(np.int64)
+    correct = 0
+    for i in range(actual.size):
+        inverse_bits[i] = _INVERSE - max(exact_bits[i] & _EXPONENT, tiny_bits)
+    for i in range(actual.size):
+        computed = np.float64(actual[i]) * inverse[i] * grow
+        expected = exact[i] * inverse[i] * grow
+        ulps[i] = abs(computed - expected)
+        nearest = np.rint(expected)
+        rounded[i] = nearest
+        correct += nearest == computed
+    return correct
+
+
+@_jit
+def _steps(
+    actual: Any, exact_bits: Any, rounded: Any, scaled: Any, steps: Any, tiny_bits: Any, shrink: Any, shift: Any
+) -> None:
+    """Write the distance of `actual` from rint(T/q)*q in steps of the format.
+
+    Multiplied by `shrink`, the format's subnormal numbers are float64's: the bits above its own digits are a position.
+    """
+    scaled_bits = scaled.view(np.int64)
+    for i in range(actual.size):
+        scaled[i] = np.float64(actual[i]) * shrink
+    for i in range(actual.size):
+        here = (scaled_bits[i] & _MAGNITUDE) >> shift
+        there = ((max(exact_bits[i] & _EXPONENT, tiny_bits) - tiny_bits) >> shift) + np.int64(abs(rounded[i]))
+        alike = (scaled_bits[i] ^ exact_bits[i]) >= 0
+        # A sum of two positions may need 64 bits.
+        steps[i] = np.float64(np.uint64(abs(here - there) if alike else here + there))
+
+
+@_jit
+def _count(bits: Any, bins: Any, size: Any) -> None:
+    for i in range(size):
+        bins[np.uint64(bits[i]) >> np.uint64(BIN_SHIFT)] += 1
+
+
+@_jit
+def _keep(values: Any, wanted: Any, kept: Any, states: Any, target: Any, size: Any) -> None:
+    if wanted < 0:
+        return
+    bits = values.view(np.int64)
+    for i in range(size):
+        if bits[i] >> BIN_SHIFT == wanted:
+            fill = states[target, 0]
+            if fill < kept.shape[1]:
+                kept[target, fill] = values[i]
+            states[target, 0] = fill + 1
+            states[target, 1] = min(states[target, 1], bits[i])
+            states[target, 2] = max(states[target, 2], bits[i])
