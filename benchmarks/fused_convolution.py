@@ -4,8 +4,9 @@
     python benchmarks/fused_convolution.py --markdown reports/fused_convolution.md
 
 Every length has (b, 768) rows of noise, b as large as 2^17 numbers a channel allow, at most 16; a call makes the
-kernel's spectrum, the convolution and the skip term. One call of each candidate follows the other, `--repeats` times; a
-ratio is the median of the pairs' ratios, in brackets their quartiles. An error is ||y - truth|| / ||truth|| in units of
+kernel's spectrum, the convolution and the skip term. One call of each candidate follows the other, in an order drawn
+anew `--repeats` times, since a call after another framework's takes longer than one after its own; a ratio is the
+median of the pairs' ratios, in brackets their quartiles. An error is ||y - truth|| / ||truth|| in units of
 u = 2^-24 over one sequence, truth float64.
 
 Exit status 1 if up to `LONGEST_BOUND` positions the kernel is less than `LEAST_GAIN` times as fast as MLX's composed
@@ -81,8 +82,10 @@ def measured(length: int, repeats: int) -> Row:
     exact = truth(*(np.array(x[:1] if x.ndim == 3 else x, dtype=np.float64) for x in (u, k, skip)))
     errors = {name: error(call(), exact) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
+    shuffled = np.random.Generator(np.random.Philox(length))
     for _ in range(repeats):
-        for name, call in calls.items():
+        for name in shuffled.permutation(list(calls)):
+            call = calls[name]
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
@@ -151,7 +154,7 @@ Measured on one {name}: MLX {mlx} (CUDA), torch {torch} (cuFFT), by
 A call makes the kernel's spectrum, the convolution and the skip term of (b, 768, L) float32, and waits for it, Python's
 part included. Microseconds are medians; a ratio is the median over pairs of neighbouring calls, in brackets the
 quartiles. Errors are relative, in the L2 norm, in u = 2^-24, against float64. `double` computes in pairs of float32 and
-rounds once.
+rounds once. The order of the candidates is drawn anew for every round of calls.
 """
 
 
@@ -183,7 +186,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure all lengths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", type=Path, help="write the report here")
-    parser.add_argument("--repeats", type=int, default=41, help="calls of each candidate (default 41)")
+    parser.add_argument("--repeats", type=int, default=101, help="calls of each candidate (default 101)")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="lengths to measure")
     chosen = parser.parse_args(arguments)
     if not (mx.cuda.is_available() and torch.cuda.is_available()):

@@ -48,6 +48,12 @@ CONSTANTS: Final[Mapping[str, Constant]] = {
         "largest error over the largest of those draws, which is no smaller than their rms: the same reasoning",
         CALIBRATION,
     ),
+    "tf32_share": Constant(
+        0.5,
+        "share of the worst error of a stratum that products in float32 leave at most where it is attributed to TF32: "
+        "one bit of the three or more that were lost; what TF32 does is measured, not predicted",
+        CALIBRATION,
+    ),
     "float64": Constant(
         4.0,
         "factor on all of the above at f64, where the port's sin, exp, erf and transforms are substitutes",

@@ -63,14 +63,30 @@ def test_this_machine_multiplies_in_float32() -> None:
 
 @pytest.fixture
 def tf32_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU, with every float32 product of a port that asks for IEEE's in TF32, as a GPU would have them."""
+    """The CPU, with every float32 product of a port that asks for IEEE's in TF32, as a GPU would have them.
+
+    Where the failure is looked at again on the CPU, it is the CPU that this machine has.
+    """
     original: Callable[..., mx.array] = Ops._operand
 
     def operand(self: Ops, x: mx.array) -> mx.array:
         return round_to_tf32(x) if x.dtype == mx.float32 else original(self, x)
 
     monkeypatch.setattr(Ops, "_operand", operand)
+    for name in ("examine", "examine_gradients"):
+        monkeypatch.setattr(blamed, name, with_ops(monkeypatch, original, getattr(blamed, name)))
     seen_by_probe(monkeypatch, 10.9)
+
+
+def with_ops(monkeypatch: pytest.MonkeyPatch, operand: Callable[..., mx.array], function: Any) -> Any:
+    """Return `function` as it answers while the port's factors are `operand`'s."""
+
+    def answered(*arguments: Any) -> Any:
+        with monkeypatch.context() as there:
+            there.setattr(Ops, "_operand", operand)
+            return function(*arguments)
+
+    return answered
 
 
 def seen_by_probe(monkeypatch: pytest.MonkeyPatch, bits: float) -> None:
@@ -118,8 +134,21 @@ def test_a_failure_of_tf32_is_attributed_to_it(name: str) -> None:
     assert {failure.rung for failure in results.failures} == {"f32"}
     for words in words_of(results, "tensor"):
         assert words[0].startswith("attributed to TF32: the cpu multiplies float32 in 11 bits")
+        assert "on the CPU, which multiplies float32 whole, all that fails here passes" in words[0]
     for words in words_of(results, "stratum"):
         assert words[0].startswith("attributed to TF32")
+        assert "of the error of y the CPU leaves" in words[0]
+
+
+@pytest.mark.usefixtures("tf32_device")
+@pytest.mark.parametrize("name", ["hyena_filter", "monarch_mixer"])
+def test_so_it_is_where_factors_of_few_bits_pass_unchanged(name: str) -> None:
+    """At sixteen bits the filter runs in float32 on rounded weights; of one position the features are 0 and 1."""
+    pair = replace(pair_called(name), strata=())
+    results = run(pair, CANONICAL, "f64", "f32", "bf16", "f16")
+    found = words_of(results, "tensor")
+    assert found
+    assert all(words[0].startswith("attributed to TF32") for words in found), found
 
 
 def test_gradients_are_attributed_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +170,16 @@ def test_gradients_are_attributed_too(monkeypatch: pytest.MonkeyPatch) -> None:
         return y if bias is None else y + bias
 
     seen_by_probe(monkeypatch, 10.9)
+    whole = Ops.linear
+    again = blamed.examine_gradients
     monkeypatch.setattr(Ops, "linear", linear)
+
+    def on_the_cpu(*arguments: Any) -> Any:
+        with monkeypatch.context() as there:
+            there.setattr(Ops, "linear", whole)
+            return again(*arguments)
+
+    monkeypatch.setattr(blamed, "examine_gradients", on_the_cpu)
     results = run(pair_called("mlp"))
     found = words_of(results, "gradient")
     assert found
@@ -154,7 +192,7 @@ def test_gradients_are_attributed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ("factor", "said"), [(1 + 2.0**-4, "not by TF32 alone"), (1 + 2.0**-17, "not attributed to TF32")]
 )
 def test_another_fault_on_such_a_device_is_not(factor: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products are exact here, whatever the probe says of others; a factor is too large, or too small, for TF32."""
+    """A factor that no product makes is too large for TF32, or is there on the CPU as well."""
     monkeypatch.undo()
     seen_by_probe(monkeypatch, 10.9)
     original = Ops.linear

@@ -113,13 +113,18 @@ def test_values_and_derivatives(convolution: FusedConvolution, gated: bool, leng
     if convolution.double:
         assert np.array_equal(np.array(y), exact.astype(np.float32))
     assert error(y, exact) <= bound
+    allowed = dict.fromkeys(first, bound) | {"skip": bound * cancelled(numbers, first["skip"])}
     # At L = 1 the only tap that reaches anything is the first: the reverse kernel's gradient is zero.
-    assert {name: error(gradients[name], value) for name, value in first.items() if value.any()} == pytest.approx(
-        dict.fromkeys((name for name, value in first.items() if value.any()), 0.0), abs=bound
-    )
-    assert {name: error(seconds[name], value) for name, value in again.items() if value.any()} == pytest.approx(
-        dict.fromkeys((name for name, value in again.items() if value.any()), 0.0), abs=2 * bound
-    )
+    wrong = {name: error(gradients[name], value) for name, value in first.items() if value.any()}
+    assert {name: found for name, found in wrong.items() if found > allowed[name]} == {}
+    wrong = {name: error(seconds[name], value) for name, value in again.items() if value.any()}
+    assert {name: found for name, found in wrong.items() if found > 2 * allowed[name]} == {}
+
+
+def cancelled(numbers: dict[str, AnyArray], sums: AnyArray) -> float:
+    """How much smaller the sums over sequences and positions, D's gradient, are than random sums of their terms."""
+    terms = numbers["g"].astype(np.float64) * numbers["u"] * numbers.get("gate", 1.0)
+    return max(1.0, float(np.linalg.norm(terms) / np.linalg.norm(sums)))
 
 
 @pytest.mark.parametrize("double", [False, True])
