@@ -35,7 +35,7 @@ run again at f32 alone.
 """
 
 TABLE: Final = """
-*worst* is the largest error at f32 over what is allowed. *attributed* says how many findings with TF32 on are those of TF32:
+*worst* is the largest error at f32 over what is allowed. *attributed* says how many findings with TF32 on are TF32's:
 no error is beyond what factors of 11 bits allow, and it is gone on the CPU, which multiplies float32 whole.
 
 | component | TF32 off | tensors | worst | TF32 on | rungs | worst | findings | attributed |
