@@ -13,10 +13,10 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -53,6 +53,9 @@ from parity.spec.profile import (
 )
 from parity.terminal import progress_bar
 from parity.token_options import BlasOption
+
+if TYPE_CHECKING:
+    from parity.predictions import PredictionFile
 
 app = typer.Typer(
     name="parity",
@@ -131,6 +134,13 @@ def run(
             "each) and work allow.",
         ),
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps what is predicted of the reference, for the next run with the same reference: it is "
+            "not computed again. The report's bytes do not depend on it.",
+        ),
+    ] = None,
     mlx_blas: BlasOption = "bundled",
     port_device: PortDeviceOption = "cpu",
     reference_device: ReferenceDeviceOption = "cpu",
@@ -153,7 +163,7 @@ def run(
     raise typer.Exit(
         _guarded(
             lambda: _run(
-                *(targets or [], profile, rung, budget, seed, case, out, resume, jobs, mlx_blas),
+                *(targets or [], profile, rung, budget, seed, case, out, resume, jobs, predictions, mlx_blas),
                 place_of(port_device, reference_device, constants),
             ),
             "no report was written" if case else "no report was written; --resume goes on with what is finished",
@@ -330,6 +340,7 @@ def _run(
     out: Path | None,
     resume: bool,
     jobs: int | None,
+    predictions: Path | None,
     mlx_blas: str,
     place: Place,
 ) -> int:
@@ -350,12 +361,13 @@ def _run(
     from parity.cases import Case
     from parity.environment import collect, measure_bits, product_findings, require_devices, warm_up
     from parity.environment.product import blas_in_effect
+    from parity.examine import bench_maker
     from parity.journal import common_header
     from parity.report import make_folder, prepare_folder, report_texts, write_report
     from parity.results import Results
     from parity.resume import progress_of
     from parity.run import Plan, plan_cases, require_buildable, require_weights
-    from parity.run_jobs import Asked, execute_in, without_jobs
+    from parity.run_jobs import Asked, execute_in, without_aids
     from parity.sources import pair_sources
     from parity.suites import select
     from parity.suites.m2_bert_alternatives import explain
@@ -376,6 +388,8 @@ def _run(
         require_weights(pair, seed, cases)
     if folder is not None:
         make_folder(folder)
+    environment = collect(place.devices)
+    file = None if predictions is None else _opened(predictions, environment.key(), header["own"])
     plan = Plan(
         pairs,
         list(profiles.values()),
@@ -385,13 +399,13 @@ def _run(
         cases,
         spelling=_spelling(profiles),
         explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
+        bench=bench_maker(file),
     )
-    environment = collect(place.devices)
     findings = product_findings(place.devices, plan.profiles)
     meta = {
         "budget": budget.value,
         "seed": seed,
-        "command": [word for word in without_jobs(sys.argv[1:]) if word != "--resume"],
+        "command": [word for word in without_aids(sys.argv[1:]) if word != "--resume"],
         "environment": {**_flat(environment.to_dict()), "mlx_blas_in_effect": blas_in_effect()},
         "fingerprint": environment.key(),
         "code": header["code"],
@@ -423,7 +437,7 @@ def _run(
             def on_case(name: str) -> None:
                 progress.update(task, advance=1, description=name)
 
-            asked = Asked.of(plan, targets, place, mlx_blas)
+            asked = Asked.of(plan, targets, place, mlx_blas, file)
             results = execute_in(asked, jobs, plan, Results(meta), finished, on_case, interruption.check)
             interruption.check()
         if folder is not None:
@@ -437,6 +451,17 @@ def _run(
         finished.discard()
     _print_results(results, folder, detailed=bool(cases))
     return results.exit_code
+
+
+def _opened(predictions: Path, fingerprint: str, own: Mapping[str, str]) -> PredictionFile:
+    """Open the file of predictions, and print how many it holds of this reference."""
+    from parity.code import WITHOUT_PORT, code_hash
+    from parity.predictions import PredictionFile, identity_of
+
+    code = code_hash(WITHOUT_PORT)
+    file = PredictionFile.opened(predictions, identity_of(fingerprint, code, json_text(own)))
+    sys.stderr.write(f"parity: {file.answers()} predictions of this reference are kept in {predictions}\n")
+    return file
 
 
 def _said(findings: list[str]) -> dict[str, list[str]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -29,13 +30,14 @@ from parity.backends.reference import (
     state_of,
 )
 from parity.backends.roughness import roughness
-from parity.backends.truth import compute_truth
+from parity.backends.truth import Confirmed, Truth, compute_truth, confirm_truth, digest_of
 from parity.cases import Case, draw_inputs, draw_parameters
 from parity.errors import CaseError, ConfigError
 from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
 from parity.metrics import error_ratio, measure, quantisation_error
 from parity.pairs import Pair
+from parity.predictions import NoPredictions, PredictionFile, Predictions, remembered, subject_of
 from parity.spec.arrays import AnyArray, Array, Arrays
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
@@ -56,6 +58,9 @@ UNSTEADY: Final = "its shape depends on rounding"
 
 INNER: Final = "integers or booleans, which are compared where they are outputs"
 """Why one of either side is."""
+
+TRUTH: Final = "truth"
+"""Name of the answer that says what the truth was, by its hash."""
 
 LARGEST_VALUE: Final[Mapping[str, float]] = {"f16": 65504.0 / 8, "bf16": 2.0**60, "f32": 2.0**60}
 """A case is judged at a rung only if every operation of the float64 reference stays below this.
@@ -152,6 +157,7 @@ class Bench:
         modules: The filled modules, where they are not to be drawn from the case.
         intermediates: Whether the truth has them, or the outputs alone.
         extent: Whether to measure how large numbers grow; without, no case is out of range.
+        file: Where predictions are kept between runs, None for nowhere; of truths with intermediates alone.
     """
 
     def __init__(
@@ -163,12 +169,15 @@ class Bench:
         modules: Modules | None = None,
         intermediates: bool = True,
         extent: bool = True,
+        file: PredictionFile | None = None,
     ) -> None:
         self.pair, self.case, self.profile = pair, case, profile
         self.inputs = draw_inputs(pair, case) if inputs is None else inputs
         self.modules = Modules(pair, case, profile) if modules is None else modules
         self.module, self.state = self.modules.module, self.modules.state
-        truth = compute_truth(pair, self.module, self.inputs, intermediates, extent)
+        kept = intermediates and extent and file is not None
+        self._kept: Predictions = file.of(self._subject()) if kept and file is not None else NoPredictions()
+        truth = self._truth() if kept else compute_truth(pair, self.module, self.inputs, intermediates, extent)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
         self._noise: dict[tuple[str, int, float], Mapping[str, Noise]] = {}
@@ -176,6 +185,26 @@ class Bench:
         self._exact: dict[tuple[str, int], Sequence[Mapping[str, AnyArray]]] = {}
         self._main_outputs: dict[str, TracedTensor] = {}
         self._kappa: Mapping[str, float] | None = None
+
+    def _subject(self) -> str:
+        pair, case = self.pair, self.case
+        words = {
+            "pair": pair.spelling,
+            "case": case.to_json(),
+            "meaning": repr(pair.meaning(self.profile)),
+            "factors": repr(pair.factors),
+        }
+        return subject_of(words, self.state, self.inputs)
+
+    def _truth(self) -> Truth:
+        """Compute the truth: twice, or once where that is known to give the same."""
+        known = self._kept.found(TRUTH)
+        if known is not None:
+            (digest, (largest, narrow)) = next(iter(known.items()))
+            return confirm_truth(self.pair, self.module, self.inputs, Confirmed(digest, largest, narrow))
+        truth = compute_truth(self.pair, self.module, self.inputs)
+        self._kept.keep(TRUTH, {digest_of(truth.trace): (truth.largest, truth.largest_narrow)})
+        return truth
 
     def reference(self, rung: Rung) -> Trace:
         """Return the reference's trace at `rung`; at f64 it is the truth."""
@@ -231,21 +260,28 @@ class Bench:
         `products` is the unit roundoff of the factors of float32 products where that is coarser than float32's.
         """
         if (rung.name, draws, products) not in self._noise:
-            self._noise[rung.name, draws, products] = predict_noise(
-                self.pair, self.module, self.inputs, self.truth, rung, draws, self.case.seed, products
-            )
+            question = f"noise at {rung.name}, {draws} draws, products {products!r}"
+            answer = remembered(self._kept, question, lambda: self._predicted(rung, draws, products))
+            self._noise[rung.name, draws, products] = {name: Noise(*numbers) for name, numbers in answer.items()}
         return self._noise[rung.name, draws, products]
+
+    def _predicted(self, rung: Rung, draws: int, products: float) -> dict[str, tuple[float, ...]]:
+        found = predict_noise(self.pair, self.module, self.inputs, self.truth, rung, draws, self.case.seed, products)
+        return {name: (noise.rms, noise.maximum) for name, noise in found.items()}
 
     @property
     def kappa(self) -> Mapping[str, float]:
         """Conditioning of every tensor, by jitter; 0 throughout for freshly built buffers, which have no inputs."""
         if self._kappa is None:
-            self._kappa = (
-                dict.fromkeys(self.truth, 0.0)
-                if self.pair.fresh
-                else jitter_kappa(self.pair, self.module, self.inputs, self.truth, self.case.seed)
-            )
+            answer = remembered(self._kept, "conditioning", self._measured_kappa)
+            self._kappa = {name: number for name, (number,) in answer.items()}
         return self._kappa
+
+    def _measured_kappa(self) -> dict[str, tuple[float, ...]]:
+        if self.pair.fresh:
+            return dict.fromkeys(self.truth, (0.0,))
+        found = jitter_kappa(self.pair, self.module, self.inputs, self.truth, self.case.seed)
+        return {name: (number,) for name, number in found.items()}
 
     def scales(self, profile: HyperProfile) -> Mapping[str, Scale]:
         """Return the explicit error models of the outputs."""
@@ -259,6 +295,11 @@ class Bench:
         other = copy.copy(self)
         other.pair, other.modules = pair, self.modules.with_pair(pair)
         return other
+
+
+def bench_maker(file: PredictionFile | None) -> Callable[[Pair, Case, HyperProfile], Bench]:
+    """Return what makes benches whose predictions are kept in a file; None keeps nothing."""
+    return partial(Bench, file=file)
 
 
 def examine(bench: Bench, profile: HyperProfile, rung: Rung) -> Examination:

@@ -27,6 +27,7 @@ from parity.blas import choose_blas
 from parity.device_options import Place
 from parity.errors import WorkerError
 from parity.plain import plain
+from parity.predictions import PredictionFile
 from parity.workers import Emit, stream
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ CASES_A_WORKER: Final = 40
 
 STRATA_CASES: Final = 20
 """What a length class of the accuracy test counts for beside the cases of components."""
+
+AIDS: Final = ("--jobs", "--predictions")
+"""Options, each with a value, by which a run takes less time and finds the same."""
 
 MEMORY: Final = Path("/proc/meminfo")
 
@@ -72,6 +76,7 @@ class Asked:
     Args:
         targets, profiles, rungs, budget, seed, place, mlx_blas: As the command line says them.
         spelling: How the user chose a profile, by its name.
+        predictions: Where predictions are kept, None for nowhere.
     """
 
     targets: tuple[str, ...]
@@ -82,9 +87,17 @@ class Asked:
     place: Place
     mlx_blas: str
     spelling: tuple[tuple[str, str], ...]
+    predictions: PredictionFile | None = None
 
     @classmethod
-    def of(cls, plan: Plan, targets: Sequence[str], place: Place, mlx_blas: str) -> Asked:
+    def of(
+        cls,
+        plan: Plan,
+        targets: Sequence[str],
+        place: Place,
+        mlx_blas: str,
+        predictions: PredictionFile | None = None,
+    ) -> Asked:
         """Return what was asked for where `plan` was made of it."""
         return cls(
             tuple(targets),
@@ -95,6 +108,7 @@ class Asked:
             place,
             mlx_blas,
             tuple(plan.spelling.items()),
+            predictions,
         )
 
     def plan(self) -> Plan:
@@ -103,6 +117,7 @@ class Asked:
         import torch
 
         from parity.environment import warm_up
+        from parity.examine import bench_maker
         from parity.run import Plan
         from parity.suites import select
         from parity.suites.m2_bert_alternatives import explain
@@ -117,6 +132,7 @@ class Asked:
             self.seed,
             spelling=dict(self.spelling),
             explain=lambda pair, *question: [] if pair.target else explain(pair, *question),
+            bench=bench_maker(self.predictions),
         )
 
 
@@ -307,15 +323,15 @@ def _processors() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def without_jobs(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line but the number of processes, on which nothing in a report depends."""
+def without_aids(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line but those of AIDS, on which nothing in a report depends."""
 
     def kept() -> Iterator[str]:
         following = iter(words)
         for word in following:
-            if word == "--jobs":
+            if word in AIDS:
                 next(following, None)
-            elif not word.startswith("--jobs="):
+            elif not word.startswith(tuple(f"{option}=" for option in AIDS)):
                 yield word
 
     return list(kept())

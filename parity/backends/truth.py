@@ -1,16 +1,19 @@
 """Truth: the reference in float64 from the case's own numbers, computed twice and required to be equal bit by bit.
 
 The first call of a vector-math kernel in a process can come out of a low-accuracy variant (pytorch/pytorch#188792),
-so every unary kernel is warmed up first, and two runs that differ in one bit are an error, not a retry.
+so every unary kernel is warmed up first, and two runs that differ in one bit are an error, not a retry. One that was
+computed twice before, of the same numbers by the same code, is computed once and held against the hash of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,9 +21,13 @@ from parity.backends.reference import run_reference, run_reference_outputs
 from parity.backends.wide import WideAware, watch_wide
 from parity.environment import warm_up
 from parity.pairs import Pair
+from parity.predictions import bytes_of
 from parity.spec.arrays import AnyArray
 from parity.spec.precision import RUNGS
 from parity.trace import Trace
+
+
+_REPORT: Final = "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
 
 
 class UnstableTruthError(RuntimeError):
@@ -36,6 +43,14 @@ class Truth:
     """
 
     trace: Trace
+    largest: float
+    largest_narrow: float
+
+
+class Confirmed(NamedTuple):
+    """What is known of a truth that was computed twice: its hash, and the largest values as of `Truth`."""
+
+    digest: str
     largest: float
     largest_narrow: float
 
@@ -94,25 +109,74 @@ def compute_truth(
         UnstableTruthError: The second run differs from the first in a bit.
     """
     warm_up()
-    run = run_reference if intermediates else run_reference_outputs
-    first = run(pair, module, inputs, RUNGS["f64"])
+    first = _runner(intermediates)(pair, module, inputs, RUNGS["f64"])
+    return _twice(first, pair, module, inputs, intermediates, extent)
+
+
+def _runner(intermediates: bool) -> Callable[..., Trace]:
+    return run_reference if intermediates else run_reference_outputs
+
+
+def _twice(
+    first: Trace, pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], intermediates: bool, extent: bool
+) -> Truth:
+    """Compute it again, and require the same bits."""
     mode = _Largest()
     with ExitStack() as watching:
         if extent:
             watching.enter_context(watch_wide(module, mode))
             watching.enter_context(mode)
-        second = run(pair, module, inputs, RUNGS["f64"])
+        second = _runner(intermediates)(pair, module, inputs, RUNGS["f64"])
     for name, tensor in first.items():
-        if tensor.values.tobytes() != second[name].values.tobytes():
+        if not _same_bits(tensor.values, second[name].values):
             raise _unstable(pair, name)
     for name, array in first.exact.items():
-        if array.tobytes() != second.exact[name].tobytes():
+        if not _same_bits(array, second.exact[name]):
             raise _unstable(pair, name)
     return Truth(first, mode.everywhere, mode.narrow)
+
+
+def confirm_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray], known: Confirmed) -> Truth:
+    """Return the trace of the float64 reference, computed once, which has to be the one that is known.
+
+    Args:
+        pair, module, inputs: As of `compute_truth`.
+        known: Of the same numbers, reference, machine and libraries.
+
+    Raises:
+        UnstableTruthError: It differs in a bit.
+    """
+    warm_up()
+    trace = run_reference(pair, module, inputs, RUNGS["f64"])
+    if digest_of(trace) != known.digest:
+        raise UnstableTruthError(
+            f"{pair.name}: the float64 reference is not what the same code made of the same numbers on this machine "
+            f"before; no verdict can rest on it. {_REPORT}"
+        )
+    return Truth(trace, known.largest, known.largest_narrow)
+
+
+def digest_of(trace: Trace) -> str:
+    """Return 64 hexadecimal digits of SHA-256 over every tensor of a trace; one under two names is read once."""
+    digest, seen = hashlib.sha256(), dict[tuple[Any, ...], str]()
+    for name, array in (*((name, it.values) for name, it in trace.items()), *trace.exact.items()):
+        place = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype)
+        if place not in seen or not array.size:
+            seen[place] = hashlib.sha256(bytes_of(array)).hexdigest()
+        digest.update(f"{name} {array.dtype.str} {array.shape} {seen[place]}\n".encode())
+    return digest.hexdigest()
+
+
+def _same_bits(one: AnyArray, other: AnyArray) -> bool:
+    """Whether two arrays are the same to the bit: NaN equals NaN, and -0 does not equal 0."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
+    return np.array_equal(left, right)
 
 
 def _unstable(pair: Pair, name: str) -> UnstableTruthError:
     return UnstableTruthError(
         f"{pair.name}: {name} differs between two float64 runs on the same numbers; no verdict can rest on it. "
-        "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
+        f"{_REPORT}"
     )
