@@ -26,7 +26,6 @@ from parity.spec.arrays import AnyArray
 from parity.spec.precision import RUNGS
 from parity.trace import Trace
 
-
 _REPORT: Final = "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
 
 
