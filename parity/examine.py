@@ -50,7 +50,7 @@ from parity.tolerance import (
     constant,
     propagated,
 )
-from parity.trace import Trace, TracedTensor, kind_of
+from parity.trace import Trace, TracedTensor, kind_of, same_bits
 from parity.verdict import Judgement, failed, judge, judge_decided, judge_exact
 
 UNSTEADY: Final = "its shape depends on rounding"
@@ -440,8 +440,7 @@ def _equal(one: Trace, other: Trace) -> bool:
     return (
         one.keys() == other.keys()
         and all(
-            one[name].dtype == other[name].dtype and one[name].values.tobytes() == other[name].values.tobytes()
-            for name in one
+            one[name].dtype == other[name].dtype and same_bits(one[name].values, other[name].values) for name in one
         )
         and one.exact.keys() == other.exact.keys()
         and all(np.array_equal(array, other.exact[name]) for name, array in one.exact.items())

@@ -35,11 +35,8 @@ def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
 
 def numpy_from_mlx(array: mx.array) -> tuple[Array, str]:
     """Return the float64 values of `array` and the name of its own dtype."""
-    name = _MLX_NAMES.get(str(array.dtype), str(array.dtype))
-    if name == "float32" and mx.default_device() == mx.cpu:
-        # NumPy converts seven times as fast as MLX, and once: MLX's float64 array would be copied.
-        return np.array(mx.contiguous(array), copy=False).astype(np.float64), name
-    return np.array(array.astype(mx.float64, stream=mx.cpu), dtype=np.float64), name
+    values = np.array(array.astype(mx.float64, stream=mx.cpu), dtype=np.float64)
+    return values, _MLX_NAMES.get(str(array.dtype), str(array.dtype))
 
 
 def is_exact(value: object) -> bool:

@@ -121,8 +121,10 @@ def _traced(outputs: Mapping[str, mx.array], taken: Mapping[str, mx.array]) -> T
     everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **floating}
     exact = {name: array for name, array in outputs.items() if is_exact(array)}
     mx.eval(everything, exact)
+    # A module that returns what a submodule gave has the same array under its own name: one copy serves both.
+    values = {id(array): TracedTensor(*numpy_from_mlx(array)) for array in everything.values()}
     return Trace(
-        {name: TracedTensor(*numpy_from_mlx(array)) for name, array in everything.items()},
+        {name: values[id(array)] for name, array in everything.items()},
         tuple(floating),
         {name: exact_from_mlx(array) for name, array in exact.items()},
         tuple(name for name, part in taken.items() if is_exact(part)),

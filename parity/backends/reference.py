@@ -164,8 +164,10 @@ def _traced(outputs: Mapping[str, torch.Tensor], taken: Mapping[str, Any]) -> Tr
     """Part outputs and what submodules gave into floats, and integers or booleans."""
     floating = {name: tensor for name, tensor in outputs.items() if not is_exact(tensor)}
     everything = {**{name: part for name, part in taken.items() if _is_floating(part)}, **floating}
+    # A module that returns what a submodule gave has the same tensor under its own name: one copy serves both.
+    values = {id(tensor): TracedTensor(*numpy_from_torch(tensor)) for tensor in everything.values()}
     return Trace(
-        {name: TracedTensor(*numpy_from_torch(tensor)) for name, tensor in everything.items()},
+        {name: values[id(tensor)] for name, tensor in everything.items()},
         tuple(floating),
         {name: exact_from_torch(tensor) for name, tensor in outputs.items() if is_exact(tensor)},
         tuple(name for name, part in taken.items() if is_exact(part)),

@@ -24,7 +24,7 @@ from parity.pairs import Pair
 from parity.predictions import bytes_of
 from parity.spec.arrays import AnyArray
 from parity.spec.precision import RUNGS
-from parity.trace import Trace
+from parity.trace import Trace, same_bits
 
 _REPORT: Final = "Set the number of threads to 1 and report the processor and the versions of torch and its libraries"
 
@@ -127,10 +127,10 @@ def _twice(
             watching.enter_context(mode)
         second = _runner(intermediates)(pair, module, inputs, RUNGS["f64"])
     for name, tensor in first.items():
-        if not _same_bits(tensor.values, second[name].values):
+        if not same_bits(tensor.values, second[name].values):
             raise _unstable(pair, name)
     for name, array in first.exact.items():
-        if not _same_bits(array, second.exact[name]):
+        if not same_bits(array, second.exact[name]):
             raise _unstable(pair, name)
     return Truth(first, mode.everywhere, mode.narrow)
 
@@ -164,14 +164,6 @@ def digest_of(trace: Trace) -> str:
             seen[place] = hashlib.sha256(bytes_of(array)).hexdigest()
         digest.update(f"{name} {array.dtype.str} {array.shape} {seen[place]}\n".encode())
     return digest.hexdigest()
-
-
-def _same_bits(one: AnyArray, other: AnyArray) -> bool:
-    """Whether two arrays are the same to the bit: NaN equals NaN, and -0 does not equal 0."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    left, right = (np.ascontiguousarray(array).reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
-    return np.array_equal(left, right)
 
 
 def _unstable(pair: Pair, name: str) -> UnstableTruthError:

@@ -52,6 +52,14 @@ def kind_of(array: AnyArray) -> str:
     return "booleans" if array.dtype == np.bool_ else "integers"
 
 
+def same_bits(one: AnyArray, other: AnyArray) -> bool:
+    """Whether two arrays are the same to the bit: NaN equals the same NaN, and -0 does not equal 0."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
+    return np.array_equal(left, right)
+
+
 def call_name(module: str, call: int, part: int | None = None) -> str:
     """Name the output of a module's call: `module`, `module#2` from the second call on, `[i]` for a tuple's parts."""
     name = module if call == 1 else f"{module}#{call}"
