@@ -13,7 +13,6 @@ from rich.console import Console
 from parity.errors import ConfigError
 from parity.plain import json_text
 from parity.spec.precision import rung_called
-from parity.spec.profile import load_profile, require_built
 
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
@@ -42,6 +41,8 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
 
 def _attribute(target: str, profile_choice: str | None, rung_name: str, seed: int, as_json: bool) -> int:
+    from parity.spec.profile import load_profile, require_built
+
     profile, rung = load_profile(profile_choice), rung_called(rung_name)
     require_built(profile)
     import torch

@@ -9,7 +9,6 @@ No framework is imported here. `parity.environment.linkage` says afterwards who 
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -71,6 +70,8 @@ def _chosen(choice: str) -> Path:
 
 
 def _load(path: Path) -> None:
+    import ctypes
+
     try:
         library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL)
         if not hasattr(library, SYMBOL):

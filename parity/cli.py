@@ -2,14 +2,14 @@
 
 Exit status: 0 all pass; 1 something fails; 2 bad usage or input; 3 nothing was compared; 130 interrupted.
 
-Frameworks are imported inside the commands: `--help` stays fast, and `MLX_ENABLE_TF32` is set before MLX reads it.
+What work needs is imported inside the functions that do it: `--help` stays fast, and `MLX_ENABLE_TF32` is set before
+MLX reads it.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import secrets
 import signal
 import sys
 import tempfile
@@ -43,19 +43,12 @@ from parity.device_options import ConstantsOption, Place, PortDeviceOption, Refe
 from parity.errors import CaseError, DeviceError, ParityError
 from parity.plain import json_text, one_line
 from parity.spec.precision import RUNGS, RungName, rung_called
-from parity.spec.profile import (
-    DEFAULT_PROFILE,
-    ENVIRONMENT_VARIABLE,
-    HyperProfile,
-    load_profile,
-    profile_names,
-    variant_names,
-)
 from parity.terminal import progress_bar
 from parity.token_options import BlasOption
 
 if TYPE_CHECKING:
     from parity.predictions import PredictionFile
+    from parity.spec.profile import HyperProfile
 
 app = typer.Typer(
     name="parity",
@@ -515,7 +508,7 @@ def _calibrate(
     import torch
 
     from parity.calibrate_command import CalibrationPlan, exit_status, print_calibration, run_calibration
-    from parity.spec.profile import require_built
+    from parity.spec.profile import load_profile, require_built
     from parity.suites import select
 
     torch.set_num_threads(1)
@@ -637,6 +630,8 @@ def _rungs(choices: list[str] | None) -> list[RungName]:
 
 def _profiles(choice: str | None) -> dict[str, HyperProfile]:
     """Return the chosen profiles by the spelling that chooses them again."""
+    from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile, profile_names, variant_names
+
     choice = choice or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
     groups = {"all": profile_names(), "variants": variant_names()}
     if choice in groups:
@@ -655,6 +650,8 @@ def _spelling(profiles: dict[str, HyperProfile]) -> dict[str, str]:
 def _seed(seed: int | None) -> int:
     if seed is not None:
         return seed
+    import secrets
+
     return 0 if os.environ.get("CI") else secrets.randbelow(2**32)
 
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from parity.errors import ConfigError
 from parity.plain import json_text
 from parity.spec.precision import rung_called
-from parity.spec.profile import load_profile, require_built
 
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
@@ -55,6 +54,8 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
 
 
 def _targets(targets: list[str], name: str | None, rung_name: str, seed: int, as_json: bool) -> int:
+    from parity.spec.profile import load_profile, require_built
+
     profile, rung = load_profile(name), rung_called(rung_name)
     require_built(profile)
     import torch

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +18,6 @@ from rich.console import Console
 
 from parity.errors import CaseError, TargetError
 from parity.plain import json_text
-from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile
 
 if TYPE_CHECKING:
     from parity.cases import Case
@@ -86,6 +84,7 @@ def _laws(
 
     from parity.environment import warm_up
     from parity.laws import check_law
+    from parity.spec.profile import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile
     from parity.suites import select_components
     from parity.suites.m2_bert_laws import LAWS
 
@@ -165,6 +164,8 @@ def _asked(objection: dict[str, Any]) -> str:
 def _seed(seed: int | None) -> int:
     if seed is not None:
         return seed
+    import secrets
+
     drawn = 0 if os.environ.get("CI") else secrets.randbelow(2**32)
     sys.stderr.write(f"parity: seed {drawn}\n")
     return drawn

@@ -28,7 +28,6 @@ from parity.errors import ConfigError, TargetError
 from parity.plain import json_text
 from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.terminal import progress_bar
-from parity.workers import work
 
 if TYPE_CHECKING:
     from parity.mutants import Mutant
@@ -336,6 +335,8 @@ def _each(one: Callable[[_Task], _Result], tasks: Sequence[_Task], jobs: int) ->
     if jobs == 1:
         yield from map(one, tasks)
     else:
+        from parity.workers import work
+
         yield from work(one, tasks, jobs)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from parity.spec.profile import ENVIRONMENT_VARIABLE, HyperProfile, load_profile, require_built
+if TYPE_CHECKING:
+    from parity.spec.profile import HyperProfile
 
 USUAL_PROFILE: Final = "canonical"
 """What a published checkpoint means, unless the environment names another."""
@@ -66,6 +67,8 @@ def profile_of(choice: str | None) -> HyperProfile:
         ProfileError: It cannot be found, read or validated.
         NotImplementedYetError: It names a kernel that does not exist yet.
     """
+    from parity.spec.profile import ENVIRONMENT_VARIABLE, load_profile, require_built
+
     profile = load_profile(choice or os.environ.get(ENVIRONMENT_VARIABLE) or USUAL_PROFILE)
     require_built(profile)
     return profile

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -17,7 +17,9 @@ from parity.device_options import ConstantsOption, Place, PortDeviceOption, Refe
 from parity.errors import ConfigError, ParityError, TargetError
 from parity.plain import json_text
 from parity.spec.precision import Rung, rung_called
-from parity.spec.profile import HyperProfile, load_profile, require_built
+
+if TYPE_CHECKING:
+    from parity.spec.profile import HyperProfile
 
 
 def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int]) -> None:
@@ -90,6 +92,8 @@ class _Choice:
 
 
 def _trace(choice: _Choice) -> int:
+    from parity.spec.profile import load_profile, require_built
+
     profile, rung = load_profile(choice.profile), rung_called(choice.rung)
     require_built(profile)
     import torch

@@ -27,7 +27,6 @@ from parity.errors import TargetError
 from parity.files import write_whole
 from parity.plain import json_text
 from parity.terminal import progress_bar
-from parity.workers import work
 
 if TYPE_CHECKING:
     from parity.suites.zoo import ZooRow
@@ -136,6 +135,8 @@ def _each(one: Callable[[str], ZooRow], names: list[str], jobs: int) -> Generato
     if jobs == 1:
         yield from map(one, names)
     else:
+        from parity.workers import work
+
         yield from work(one, names, jobs)
 
 
