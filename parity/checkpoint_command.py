@@ -23,7 +23,7 @@ from parity.checkpoint_options import (
 )
 from parity.errors import CheckpointError
 from parity.plain import json_text, one_line
-from parity.terminal import progress_bar
+from parity.terminal import tensor_progress
 
 if TYPE_CHECKING:
     from parity.checkpoint import Checkpoint, Conversion
@@ -281,12 +281,7 @@ def _convert(
     from parity.checkpoint import convert
 
     published = published_of(config)
-    with progress_bar() as progress:
-        task = progress.add_task("converting", total=None)
-
-        def on_tensor(name: str, total: int) -> None:
-            progress.update(task, advance=1, total=total, description=f"...{name[-23:]}")
-
+    with tensor_progress("converting") as on_tensor:
         done = convert(
             path,
             out,
@@ -339,12 +334,7 @@ def _generate(name: str, out: Path, form: Any, dtype: str, seed: int, constants:
     public = public_called(name)
     if out.exists() and not force:
         raise CheckpointError(f"{quoted(out)} is there already; choose another OUT, or --force replaces it")
-    with progress_bar() as progress:
-        task = progress.add_task("writing", total=None)
-
-        def on_tensor(tensor: str) -> None:
-            progress.update(task, advance=1, description=f"...{tensor[-23:]}")
-
+    with tensor_progress("writing") as on_tensor:
         count = generate(
             out, public.head, public.config, form, seed=seed, dtype=dtype, constants=constants, on_tensor=on_tensor
         )

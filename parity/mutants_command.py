@@ -10,7 +10,7 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -322,22 +322,15 @@ def _worked(
     words: Callable[[_Result], str],
 ) -> list[_Result]:
     """Return what `one` makes of every task, in the order in which they are finished, a bar meanwhile."""
+    from parity.workers import work_here_or_in
+
     results: list[_Result] = []
-    with progress_bar() as progress, closing(_each(one, tasks, jobs)) as found:
+    with progress_bar() as progress, closing(work_here_or_in(one, tasks, jobs)) as found:
         task = progress.add_task(title, total=len(tasks))
         for result in found:
             results.append(result)
             progress.update(task, advance=1, description=words(result))
     return results
-
-
-def _each(one: Callable[[_Task], _Result], tasks: Sequence[_Task], jobs: int) -> Generator[_Result, None, None]:
-    if jobs == 1:
-        yield from map(one, tasks)
-    else:
-        from parity.workers import work
-
-        yield from work(one, tasks, jobs)
 
 
 # --- what is printed --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from parity.checkpoint_options import (
     settings_of,
 )
 from parity.plain import json_text, one_line
-from parity.terminal import progress_bar
+from parity.terminal import tensor_progress
 from parity.token_options import (
     USUAL_BUDGET,
     BlasOption,
@@ -222,12 +222,7 @@ def _extend(
     from parity.checkpoint import extend
 
     published = published_of(config)
-    with progress_bar() as progress:
-        task = progress.add_task("extending", total=None)
-
-        def on_tensor(name: str, total: int) -> None:
-            progress.update(task, advance=1, total=total, description=f"...{name[-23:]}")
-
+    with tensor_progress("extending") as on_tensor:
         done = extend(
             path, out, length, overrides=settings_of(settings), published=published, force=force, on_tensor=on_tensor
         )

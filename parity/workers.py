@@ -48,6 +48,13 @@ def work(
     yield from stream(_Single(function), tasks, jobs, check)
 
 
+def work_here_or_in(
+    function: Callable[[Task], Result], tasks: Iterable[Task], jobs: int
+) -> Generator[Result, None, None]:
+    """Yield `function` of every task: for one job in this process and in their order, for more as `work` does."""
+    yield from map(function, tasks) if jobs == 1 else work(function, tasks, jobs)
+
+
 def stream(
     function: Callable[[Task, Emit], object], tasks: Iterable[Task], jobs: int, check: Callable[[], object] = bool
 ) -> Generator[Any, None, None]:

@@ -10,7 +10,7 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from fnmatch import fnmatchcase
 from functools import partial
@@ -120,24 +120,17 @@ def _chosen(names: Sequence[str]) -> list[Architecture]:
 
 
 def _measured(choice: _Choice, names: list[str]) -> list[ZooRow]:
+    from parity.workers import work_here_or_in
+
     one = partial(_one, choice.seeds, choice.initial)
     found: dict[str, ZooRow] = {}
     with progress_bar() as progress:
         task = progress.add_task("zoo", total=len(names))
-        with closing(_each(one, names, choice.jobs)) as rows:
+        with closing(work_here_or_in(one, names, choice.jobs)) as rows:
             for row in rows:
                 found[row.name] = row
                 progress.update(task, advance=1, description=row.name)
     return [found[name] for name in names]
-
-
-def _each(one: Callable[[str], ZooRow], names: list[str], jobs: int) -> Generator[ZooRow, None, None]:
-    if jobs == 1:
-        yield from map(one, names)
-    else:
-        from parity.workers import work
-
-        yield from work(one, names, jobs)
 
 
 def _one(seeds: int | None, initial: bool, name: str) -> ZooRow:

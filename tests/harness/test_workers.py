@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from worker_tasks import count, die, interrupt_itself, pid_after, refuse, square
 
 from parity.errors import WorkerError
-from parity.workers import stream, work
+from parity.workers import stream, work, work_here_or_in
 
 
 def children() -> set[int | None]:
@@ -22,6 +23,11 @@ def test_every_task_is_answered_once(tasks: int, jobs: int) -> None:
     before = children()
     assert sorted(work(square, range(tasks), jobs)) == [number * number for number in range(tasks)]
     assert children() == before
+
+
+def test_one_job_is_done_in_this_process_and_more_are_not() -> None:
+    assert list(work_here_or_in(pid_after, [0.0, 0.0], 1)) == [os.getpid()] * 2
+    assert os.getpid() not in work_here_or_in(pid_after, [0.0, 0.0], 2)
 
 
 def test_what_a_task_raises_is_raised_here_with_the_traceback_of_its_process() -> None:
