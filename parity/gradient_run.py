@@ -88,7 +88,7 @@ class GradientRun:
                     self._skip(profile, rung, FORWARD_FAILS)
                     continue
                 self.check()
-                meaning = self.pair.meaning(profile)
+                meaning = self.pair.meaning(profile, case.options)
                 if meaning not in benches:
                     benches[meaning] = GradientBench(Bench(self.pair, case, profile, intermediates=False))
                 self._gather(case, profile, rung, examine_gradients(benches[meaning], profile, RUNGS[rung]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis.strategies import SearchStrategy
 
+from parity.errors import ConfigError
 from parity.spec.arrays import Arrays
 from parity.spec.devices import ON_CPU, Devices
 from parity.spec.precision import RUNGS, RungName
-from parity.spec.profile import HyperProfile
+from parity.spec.profile import SEMANTIC, HyperProfile
 from parity.tolerance import NO_FACTORS, Factors, Scale
 
 Structure = Mapping[str, Any]
@@ -21,6 +22,11 @@ Structure = Mapping[str, Any]
 
 ParameterRule = Callable[[npt.NDArray[np.float64], np.random.Generator], npt.NDArray[np.float64]]
 """Draws a parameter's values from its freshly initialised ones and a generator."""
+
+
+def every_knob(_structure: Structure) -> Collection[str]:
+    """Return all knobs that change the meaning: what a reference reads of which nothing else is known."""
+    return SEMANTIC
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,9 @@ class Pair:
         no_gradients: Why gradients are not judged; empty where they are.
         finite_only: Why NaN and infinities need not come out alike; empty where they must.
         reads_profile: The modules depend on the profile; where they do not, all profiles share their truth.
+        reads: Those of the knobs that change the meaning which the reference of a structure looks at: profiles that
+            agree in them share its truth. Too many cost time; one too few would judge a port by a truth that is not
+            its own, so a test of every component holds it against what the reference is seen to read.
         devices: Where either side runs; a command chooses it, by `dataclasses.replace`.
         factors: By how much the port's device was measured to err more than the table of tolerances says.
     """
@@ -125,6 +134,7 @@ class Pair:
     lifted: bool = False
     same_tree: bool = True
     reads_profile: bool = True
+    reads: Callable[[Structure], Collection[str]] = every_knob
     inlined: tuple[str, ...] = ()
     no_gradients: str = ""
     finite_only: str = ""
@@ -141,6 +151,14 @@ class Pair:
         """The options of a command line that choose devices and constants; nothing for what is the default."""
         return [*self.devices.words, *(["--constants", self.factors.source] if self.factors.source else [])]
 
-    def meaning(self, profile: HyperProfile) -> tuple[object, ...]:
-        """The knobs of `profile` that change what the modules compute: equal ones share truth and reference."""
-        return profile.semantics if self.reads_profile else ()
+    def meaning(self, profile: HyperProfile, structure: Structure) -> tuple[tuple[str, object], ...]:
+        """Return what the reference of `structure` reads of `profile`: where that is equal, the truth is shared.
+
+        Raises:
+            ConfigError: `reads` names a knob that changes no meaning.
+        """
+        read = self.reads(structure) if self.reads_profile else ()
+        unknown = sorted(set(read) - set(SEMANTIC))
+        if unknown:
+            raise ConfigError(f"pair {self.name!r}: reads= names {unknown[0]!r}; allowed: {', '.join(SEMANTIC)}")
+        return tuple((knob, getattr(profile, knob)) for knob in SEMANTIC if knob in read)

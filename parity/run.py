@@ -552,7 +552,7 @@ class _PairRun:
                 self._gather(case, profile, rung, examine(bench, profile, RUNGS[rung]), bench)
 
     def _bench(self, benches: dict[tuple[object, ...], Bench], case: Case, profile: HyperProfile) -> Bench:
-        meaning = self.pair.meaning(profile)
+        meaning = self.pair.meaning(profile, case.options)
         if meaning not in benches:
             benches[meaning] = self.plan.bench(self.pair, case, profile)
         return benches[meaning]

@@ -138,7 +138,7 @@ class _Group:
             case = self._case(number, family)
             benches: dict[Meaning, Bench] = {}
             for key in (key for key in keys if key[0] == family):
-                meaning = self.plan.pair.meaning(key[1])
+                meaning = self.plan.pair.meaning(key[1], self.sizes.structure)
                 if meaning not in drawn:
                     drawn[meaning] = self._redrawn(case, key[1])
                 if meaning not in benches:
@@ -165,7 +165,7 @@ class _Group:
 
     def _redrawn(self, case: Case, profile: HyperProfile) -> Modules:
         """Return the modules of this meaning with the parameters of `case`; the reference's are built once."""
-        meaning = self.plan.pair.meaning(profile)
+        meaning = self.plan.pair.meaning(profile, self.sizes.structure)
         if meaning in self.modules:
             self.modules[meaning].redraw(case)
         else:

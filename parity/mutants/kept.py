@@ -28,7 +28,7 @@ class KeptBenches:
 
     def __call__(self, pair: Pair, case: Case, profile: HyperProfile) -> Bench:
         """Return the bench of a case under a profile, its port not built yet."""
-        key = (pair.spelling, case, pair.meaning(profile))
+        key = (pair.spelling, case, pair.meaning(profile, case.options))
         if key not in self._kept:
             self._kept[key] = Bench(pair, case, profile)
         self._kept.move_to_end(key)

@@ -25,6 +25,9 @@ DEFAULT_PROFILE: Final = "mlx_stable"
 VARIANTS: Final = "variants"
 """Folder, beside the named profiles, of those that are tried and not chosen."""
 
+SEMANTIC: Final = ("gelu_mode", "bidir_space", "bidir_combine", "layer_norm_eps")
+"""The knobs that change the meaning: two profiles that agree in them share their reference."""
+
 FftImpl = Literal["native", "channel_batched", "streamed", "monarch", "fused"]
 FftNorm = Literal["forward", "backward", "ortho"]
 BlockdiagImpl = Literal["einsum", "batched", "loop", "fast"]
@@ -72,9 +75,9 @@ class HyperProfile(BaseModel):
     matmul_precision: Literal["ieee", "tf32"] = "ieee"
 
     @property
-    def semantics(self) -> tuple[str, str, str, float | None]:
-        """The knobs that change the meaning: two profiles with equal semantics share their reference."""
-        return (self.gelu_mode, self.bidir_space, self.bidir_combine, self.layer_norm_eps)
+    def semantics(self) -> tuple[object, ...]:
+        """The values of the knobs that change the meaning, in the order of `SEMANTIC`."""
+        return tuple(getattr(self, knob) for knob in SEMANTIC)
 
     def replace(self, **changes: Any) -> HyperProfile:
         """Return a validated copy with `changes`.

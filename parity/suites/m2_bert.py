@@ -80,6 +80,11 @@ PARAMETERS: Final[tuple[tuple[str, ParameterRule], ...]] = (
 MODEL_KEYS: Final = frozenset(ModelConfig.model_fields) | {"batch", "L"}
 """Keys of the structures that are model configurations."""
 
+NORM: Final = frozenset({"layer_norm_eps"})
+ACTIVATION: Final = frozenset({"gelu_mode"})
+BOTH_WAYS: Final = frozenset({"bidir_space", "bidir_combine"})
+"""Knobs of the profile that a LayerNorm, a GELU, and a convolution with a reverse kernel read."""
+
 Builder = Callable[[Structure, HyperProfile, Any, Mapping[str, Any]], Any]
 
 
@@ -136,6 +141,14 @@ def _pair(
 
 def _call_x(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"y": module(inputs["x"])}
+
+
+def _reads_nothing(_structure: Structure) -> frozenset[str]:
+    return frozenset()
+
+
+def _reads_if_bidirectional(structure: Structure) -> frozenset[str]:
+    return BOTH_WAYS if structure.get("bidirectional") else frozenset()
 
 
 def _features(structure: Structure) -> dict[str, InputSpec]:
@@ -247,6 +260,7 @@ BLOCKDIAG_LINEAR = _pair(
     ),
     inputs=_features,
     scales=_blockdiag_scales,
+    reads=_reads_nothing,
 )
 
 # Monarch multiply ----------------------------------------------------------------------------------------------
@@ -304,6 +318,7 @@ MONARCH_MULTIPLY = _pair(
     ),
     inputs=lambda structure: {"x": InputSpec((structure["batch"], structure["k"] * structure["p"]))},
     scales=_monarch_scales,
+    reads=_reads_nothing,
 )
 
 # FFT convolution -----------------------------------------------------------------------------------------------
@@ -315,6 +330,10 @@ FFTCONV_OPTIONS: Final = ("d_model", "bidirectional", "gelu")
 def _build_fftconv(structure: Structure, profile: HyperProfile, library: Any, extra: Mapping[str, Any]) -> Any:
     options = _options(structure, *FFTCONV_OPTIONS)
     return library.FFTConv(seq_len=structure["L"], profile=profile, **options, **extra)
+
+
+def _fftconv_reads(structure: Structure) -> frozenset[str]:
+    return _reads_if_bidirectional(structure) | (ACTIVATION if structure["gelu"] else frozenset())
 
 
 def _fftconv_scales(structure: Structure, profile: HyperProfile, state: Arrays, inputs: Arrays) -> dict[str, Scale]:
@@ -355,6 +374,7 @@ FFTCONV = _pair(
     ),
     inputs=lambda structure: {"u": InputSpec((structure["batch"], structure["d_model"], structure["L"]), positions=2)},
     scales=_fftconv_scales,
+    reads=_fftconv_reads,
 )
 
 # Hyena filter --------------------------------------------------------------------------------------------------
@@ -517,6 +537,7 @@ HYENA_FILTER = _pair(
         },
     ),
     inputs=_channels,
+    reads=_reads_if_bidirectional,
 )
 
 
@@ -563,6 +584,7 @@ HYENA_BUFFERS = _pair(
     fresh=True,
     only_rungs=("f32",),
     only_rungs_reason="freshly built buffers are float32 in both frameworks; every other rung loads them",
+    reads=_reads_nothing,
 )
 
 # Mixer ---------------------------------------------------------------------------------------------------------
@@ -582,6 +604,11 @@ MIXER_OPTIONS = [
 
 def _build_mixer(structure: Structure, profile: HyperProfile, library: Any, extra: Mapping[str, Any]) -> Any:
     return library.MonarchMixer(**_options(structure, *MIXER_OPTIONS), profile=profile, **extra)
+
+
+def _mixer_reads(structure: Structure) -> frozenset[str]:
+    norm = NORM if structure.get("hyena_training_additions") else frozenset()
+    return _reads_if_bidirectional(structure) | norm
 
 
 @st.composite
@@ -642,6 +669,7 @@ MONARCH_MIXER = _pair(
         },
     ),
     inputs=lambda structure: {"x": InputSpec((structure["batch"], structure["L"], structure["d_model"]), positions=1)},
+    reads=_mixer_reads,
 )
 
 # MLP -----------------------------------------------------------------------------------------------------------
@@ -716,6 +744,7 @@ MLP = _pair(
         },
     ),
     inputs=_hidden_states,
+    reads=lambda structure: NORM | ACTIVATION,
 )
 
 # Layer and encoder ---------------------------------------------------------------------------------------------
@@ -728,6 +757,10 @@ def _build(name: str, **fixed: Any) -> Builder:
         return getattr(library, name)(model_config({**structure, **fixed}), profile=profile, **extra)
 
     return build
+
+
+def _model_reads(structure: Structure) -> frozenset[str]:
+    return NORM | ACTIVATION | (BOTH_WAYS if model_config(structure).bidirectional else frozenset())
 
 
 @st.composite
@@ -805,6 +838,7 @@ LAYER = _pair(
     structures=_model_structures(),
     corpus=MODEL_CORPUS,
     inputs=_hidden_states,
+    reads=_model_reads,
 )
 ENCODER = _pair(
     "encoder",
@@ -813,6 +847,7 @@ ENCODER = _pair(
     structures=_model_structures(layers=2),
     corpus=({**MODEL_CORPUS[0], "num_hidden_layers": 3}, MODEL_CORPUS[3], MODEL_CORPUS[5]),
     inputs=_hidden_states,
+    reads=_model_reads,
 )
 
 # Embeddings and heads ------------------------------------------------------------------------------------------
@@ -848,6 +883,7 @@ EMBEDDINGS = _pair(
         {"batch": 1, "L": 1, "vocab_size": 1, "hidden_size": 4, "use_positional_encodings": False},
     ),
     inputs=_tokens_and_types,
+    reads=lambda structure: NORM,
 )
 
 HEAD_STRUCTURES = st.fixed_dictionaries(
@@ -872,6 +908,7 @@ MLM_HEAD = _pair(
     structures=HEAD_STRUCTURES,
     corpus=HEAD_CORPUS,
     inputs=_hidden_states,
+    reads=lambda structure: NORM | ACTIVATION,
 )
 
 
@@ -907,6 +944,7 @@ POOLER = _pair(
         {"batch": 3, "L": 9, "hidden_size": 24, "pool_all": False},
     ),
     inputs=_states_and_mask,
+    reads=_reads_nothing,
 )
 
 ATTENTION_POOLER = _pair(
@@ -916,6 +954,7 @@ ATTENTION_POOLER = _pair(
     structures=HEAD_STRUCTURES,
     corpus=HEAD_CORPUS,
     inputs=_states_and_mask,
+    reads=lambda structure: ACTIVATION,
 )
 
 # Whole models --------------------------------------------------------------------------------------------------
@@ -940,6 +979,7 @@ MASKED_LM = _pair(
     structures=_model_structures(layers=2, tokens=True),
     corpus=(*MODEL_CORPUS[:2], {**MODEL_CORPUS[5], "type_vocab_size": 3, "use_positional_encodings": False}),
     inputs=_masked_lm_inputs,
+    reads=_model_reads,
 )
 
 CLASSIFIER_SWITCHES = ("pool_all", "use_cls_token", "use_normalized_embeddings", "attention_pooling")
@@ -963,6 +1003,7 @@ SEQUENCE_CLASSIFICATION = _pair(
         {**MODEL_CORPUS[5], "attention_pooling": True},
     ),
     inputs=lambda structure: _tokens(structure, mask=InputSpec((structure["batch"], structure["L"]), "mask")),
+    reads=_model_reads,
 )
 
 PAIRS: Final[tuple[Pair, ...]] = (

@@ -132,7 +132,7 @@ def test_builders_get_the_configuration_and_what_they_name() -> None:
 
 def test_a_pair_that_reads_no_profile_has_one_meaning_and_is_lifted() -> None:
     pair = complete(linear_pair())
-    assert pair.meaning(CANONICAL) == pair.meaning(CANONICAL.replace(name="other", gelu_mode="tanh"))
+    assert pair.meaning(CANONICAL, {}) == pair.meaning(CANONICAL.replace(name="other", gelu_mode="tanh"), {})
     assert pair.lifted
 
 
