@@ -15,7 +15,14 @@ from typing import Any, Final, cast
 
 import mlx.core as mx
 
-from mlx_impl.kernels import extended_depthwise, extended_fft, fused_convolution, monarch_fft, ordered
+from mlx_impl.kernels import (
+    extended_depthwise,
+    extended_fft,
+    fused_convolution,
+    monarch_fft,
+    ordered,
+    shifted_taps,
+)
 from mlx_impl.kernels.blockdiag import BLOCKDIAG_KERNELS
 from mlx_impl.kernels.canary import require_exact
 from mlx_impl.kernels.extended_fft import DoubleSpectrum
@@ -80,7 +87,9 @@ class Library:
         return mx.fast.layer_norm(x, weight, bias, eps)
 
     def conv1d(self, x: mx.array, weight: mx.array, padding: int, groups: int) -> mx.array:
-        """`mx.conv1d`: x (b, l, c), weight (c, taps, c / groups)."""
+        """`mx.conv1d`: x (b, l, c), weight (c, taps, c / groups); the same bits sooner where there is a way."""
+        if shifted_taps.has_its_bits(x, weight, padding, groups):
+            return shifted_taps.full_convolution(x, weight)
         return mx.conv1d(x, weight, padding=padding, groups=groups)
 
     def rfft(self, x: mx.array, n: int, norm: str) -> Spectrum:

@@ -32,6 +32,7 @@ KERNELS: Final = (
     "ordered",
     "pairs",
     "roots",
+    "shifted_taps",
 )
 EXTRA_FILES: Final = {*(f"kernels/{name}" for name in KERNELS), "linear", "ops", "weights"}
 EXTRA_NAMES: Final = {
