@@ -17,6 +17,8 @@ MLX_DTYPES: Final = {
     "float16": mx.float16,
 }
 _MLX_NAMES: Final = {str(dtype): name for name, dtype in MLX_DTYPES.items()}
+_READ_BY_NUMPY: Final = (mx.float32, mx.float16)
+"""Formats that NumPy widens in one pass over MLX's memory, in an eighth of the time of MLX's cast and a copy."""
 
 
 def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
@@ -28,6 +30,10 @@ def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
         return mx.array(np.array(array))
     if np.issubdtype(array.dtype, np.integer):
         return mx.array(np.array(array, dtype=np.int32))
+    if dtype == "float32":
+        # NumPy's cast rounds as MLX's does, and says so where a number becomes infinite or stays NaN.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return mx.array(np.asarray(array, dtype=np.float64).astype(np.float32))
     # On the CPU, whatever the default device is: no GPU backend knows float64.
     exact = mx.array(np.array(array, dtype=np.float64), dtype=mx.float64)
     return exact.astype(MLX_DTYPES[dtype], stream=mx.cpu)
@@ -35,7 +41,8 @@ def mlx_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> mx.array:
 
 def numpy_from_mlx(array: mx.array) -> tuple[Array, str]:
     """Return the float64 values of `array` and the name of its own dtype."""
-    values = np.array(array.astype(mx.float64, stream=mx.cpu), dtype=np.float64)
+    exact = array if array.dtype in _READ_BY_NUMPY else array.astype(mx.float64, stream=mx.cpu)
+    values = np.array(exact, dtype=np.float64)
     return values, _MLX_NAMES.get(str(array.dtype), str(array.dtype))
 
 

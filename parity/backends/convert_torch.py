@@ -17,6 +17,8 @@ TORCH_DTYPES: Final = {
     "float16": torch.float16,
 }
 _TORCH_NAMES: Final = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_READ_BY_NUMPY: Final = (torch.float32, torch.float16)
+"""Formats that NumPy widens in one pass, in a fifth of the time of torch's cast, whose memory is fresh each time."""
 
 
 def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor:
@@ -25,13 +27,16 @@ def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor
         return torch.from_numpy(np.array(array))
     if np.issubdtype(array.dtype, np.integer):
         return torch.from_numpy(np.array(array, dtype=np.int64))
+    # torch's own cast, into memory that torch aligns: how MKL's products round may depend on where their factors lie.
     return torch.from_numpy(np.array(array, dtype=np.float64)).to(TORCH_DTYPES[dtype])
 
 
 def numpy_from_torch(tensor: torch.Tensor) -> tuple[Array, str]:
     """Return the float64 values of `tensor` and the name of its own dtype."""
     # To the CPU first: not every device has float64.
-    return tensor.detach().cpu().to(torch.float64).numpy(), _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
+    held = tensor.detach().cpu()
+    exact = held.numpy().astype(np.float64) if held.dtype in _READ_BY_NUMPY else held.to(torch.float64).numpy()
+    return exact, _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
 
 
 def is_exact(value: object) -> bool:

@@ -95,6 +95,14 @@ def test_a_number_between_two_is_rounded_once_to_the_nearest(cross: Crossing, ru
 
 
 @EVERY_BORDER
+def test_a_number_beyond_float32_becomes_infinite_and_nothing_is_said(cross: Crossing) -> None:
+    edge = float(np.finfo(np.float32).max)
+    beyond = np.array([1e300, -1e300, edge * (1 + 2.0**-24), edge, -np.inf, np.nan, 1e-300, -1e-300])
+    expected = np.array([np.inf, -np.inf, np.inf, edge, -np.inf, np.nan, 0.0, -0.0])
+    assert same_numbers(cross(beyond, "float32")[0], expected)
+
+
+@EVERY_BORDER
 def test_a_float64_stays_a_float64(cross: Crossing) -> None:
     third = np.array([1 / 3])
     assert cross(third, "float64") == (third, "float64")
@@ -123,6 +131,22 @@ def test_what_crossed_shares_no_memory_with_what_it_came_from() -> None:
     values[:] = 7
     assert tensor.tolist() == [1, 1, 1]
     assert numpy_from_mlx(array)[0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", MLX_DTYPES)
+def test_what_came_from_mlx_shares_no_memory_with_it(dtype: str) -> None:
+    array = mlx_from_numpy(np.arange(6.0).reshape(2, 3), dtype)
+    mx.eval(array)
+    numpy_from_mlx(array)[0][:] = 7
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("view", "rows"), [(lambda x: x.T, [0, 3, 1, 4, 2, 5]), (lambda x: x[:, 1:], [1, 2, 4, 5])])
+def test_views_of_either_framework_come_back_by_value(dtype: str, view: Any, rows: list[int]) -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    assert numpy_from_mlx(view(mlx_from_numpy(values, dtype)))[0].ravel().tolist() == rows
+    assert numpy_from_torch(view(torch_from_numpy(values, dtype)))[0].ravel().tolist() == rows
 
 
 @pytest.mark.parametrize("integer", [np.int32, np.int64, np.uint8])
