@@ -191,7 +191,7 @@ class Bench:
         words = {
             "pair": pair.spelling,
             "case": case.to_json(),
-            "meaning": repr(pair.meaning(self.profile)),
+            "meaning": repr(pair.meaning(self.profile, case.options)),
             "factors": repr(pair.factors),
         }
         return subject_of(words, self.state, self.inputs)
