@@ -6,6 +6,7 @@ Source: numerics.md, sections 1 (metrics) and 3.1 (ratio).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -215,9 +216,11 @@ def _signed(error: Array) -> Signed:
     scale = power_of_two(largest)
     unit = error / scale
     mean = float(unit.sum()) / unit.size
-    norm = Norm(unit.size, largest, scale, math.sqrt(float(np.square(unit).sum())))
+    squares = float(np.square(unit).sum())
+    norm = Norm(unit.size, largest, scale, math.sqrt(squares))
     # One value throughout has no spread, which the rounding of its mean would hide.
-    return Signed(norm, position, mean, 0.0 if above == below else _z_score(unit, mean))
+    z = 0.0 if above == below else z_score(unit.size, mean, squares, lambda: float(np.square(unit - mean).sum()))
+    return Signed(norm, position, mean, z)
 
 
 def _scaled(values: Array, largest: float) -> Norm:
@@ -231,10 +234,22 @@ def power_of_two(largest: float) -> float:
     return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0.0 else 1.0
 
 
-def _z_score(values: Array, mean: float) -> float:
-    """mean / (sd/sqrt(n)) of values that are not all equal, hence two or more."""
-    variance = float(np.square(values - mean).sum()) / (values.size - 1)
-    return mean / math.sqrt(variance / values.size)
+def z_score(count: int, mean: float, squares: float, about: Callable[[], float]) -> float:
+    """mean / (sd/sqrt(n)) of values that are not all equal, hence two or more.
+
+    Squares about the mean are sum(x**2) - n*mean**2 where at least half of the former is left, so that the difference
+    loses no more than one bit; where the mean outweighs the spread they are summed anew.
+
+    Args:
+        count: n.
+        mean: Of the values.
+        squares: sum(x**2).
+        about: Returns sum((x - mean)**2).
+    """
+    spread = squares - count * mean * mean
+    if spread < squares / 2:
+        spread = about()
+    return mean / math.sqrt(spread / (count - 1) / count)
 
 
 def scaled_bias(signed: Signed, truth: Norm, rung: Rung) -> float:

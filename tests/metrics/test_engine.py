@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +17,7 @@ from metric_draws import Draw, draws, generated
 
 from parity.metrics.engine import Kernels, measure_pair, measure_pair_plain, plain
 from parity.metrics.engine import engine as engine_module
-from parity.metrics.engine.parts import BIN_SHIFT
+from parity.metrics.engine.parts import BIN_SHIFT, COMMON, Histogram, Window, bin_of
 from parity.metrics.engine.select import narrow, targets
 from parity.metrics.engine.tree import Block, blocks, combine
 
@@ -48,6 +48,43 @@ def pair_of(size: int, dtype: npt.DTypeLike, seed: int, truth: npt.DTypeLike = n
     return moved.astype(dtype), exact
 
 
+class SinglePair(NamedTuple):
+    """Float32 on both sides: how far apart, relatively, on average; what is planted on one side or both, how often."""
+
+    size: int
+    seed: int
+    apart: float
+    planted: list[float]
+    both: bool
+    scale: float
+
+    def arrays(self) -> tuple[Any, Any]:
+        drawn = generator(self.seed)
+        exact = drawn.standard_normal(self.size) * self.scale
+        with np.errstate(over="ignore"):
+            truth = exact.astype(np.float32)
+            actual = (truth * (1.0 + self.apart * drawn.standard_normal(self.size))).astype(np.float32)
+        for value in self.planted:
+            at = drawn.integers(0, max(self.size, 1), 1 + self.size // 500)
+            if self.size:
+                actual[at] = value
+                truth[at if self.both else drawn.integers(0, self.size, 3)] = value
+        return actual, truth
+
+
+QUIET_NAN = float(np.array(0x7FC1_2345, np.uint32).view(np.float32))
+PLANTED = [math.nan, QUIET_NAN, math.inf, -math.inf, 0.0, -0.0, 2.0**-149, -1e-40, 2.0**-126, 3.4028234663852886e38]
+single_pairs = st.builds(
+    SinglePair,
+    size=st.one_of(st.integers(0, 300), st.integers(300, 6000)),
+    seed=st.integers(0, 2**32 - 1),
+    apart=st.sampled_from([0.0, 2.0**-24, 2.0**-21, 2.0**-17, 2.0**-12, 2.0**-10, 0.1, 10.0]),
+    planted=st.lists(st.sampled_from(PLANTED), max_size=3),
+    both=st.booleans(),
+    scale=st.sampled_from([1.0, 1.0, 2.0**-126, 2.0**-148, 2.0**126]),
+)
+
+
 def cast(draw: Draw) -> tuple[Any, Any]:
     with np.errstate(over="ignore", invalid="ignore"):
         return draw.reals().astype(DTYPES[draw.rung.name]), draw.reals(1)
@@ -73,6 +110,32 @@ def test_every_dtype_and_a_truth_of_float32(dtype: npt.DTypeLike, kernels: Kerne
 def test_values_of_every_kind(draw: Draw, kernels: Kernels) -> None:
     actual, truth = cast(draw)
     assert measure_pair(actual, truth, threads=1, kernels=kernels) == measure_pair_plain(actual, truth)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@generated
+@given(drawn=single_pairs)
+def test_float32_pairs_of_every_kind(drawn: SinglePair, kernels: Kernels) -> None:
+    actual, truth = drawn.arrays()
+    assert measure_pair(actual, truth, threads=1, kernels=kernels) == measure_pair_plain(actual, truth)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_float32_pairs_whose_quantiles_lie_in_bins_of_several_numbers(kernels: Kernels) -> None:
+    for seed, apart in enumerate((2.0**-14, 2.0**-8, 1.0)):
+        actual, truth = SinglePair(70_001, seed, apart, [0.0], False, 1.0).arrays()
+        found = measure_pair(actual, truth, kernels=kernels, threads=2)
+        assert found == measure_pair_plain(actual, truth)
+        assert found.steps.p99 > 128
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_mean_that_outweighs_the_spread_is_taken_off_first(kernels: Kernels) -> None:
+    truth = 1.0 + generator(14).random(3000, dtype=np.float32)
+    actual = truth + np.float32(2.0**-10) + np.float32(2.0**-22) * generator(15).integers(0, 2, 3000).astype(np.float32)
+    found = measure_pair(actual, truth, kernels=kernels)
+    assert found == measure_pair_plain(actual, truth)
+    assert found.error.bias_z > 1e5
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -136,7 +199,8 @@ def test_a_full_bin_is_cut_finer() -> None:
     values = np.sort(1.0 + generator(11).random(5000) * 2.0**-9)
     bits = values.view(np.int64)
     bins = np.bincount(bits >> BIN_SHIFT)
-    found = [narrow(target, lambda: [bits[:100], bits[100:]]) for target in targets(bins)]
+    histogram = Histogram(Window(), bins, np.zeros_like(bins))
+    found = [narrow(target, lambda: [bits[:100], bits[100:]]) for target in targets(histogram)]
     assert found == [values[2499], values[4949]]
 
 
@@ -173,6 +237,20 @@ def test_a_scale_that_is_not_watched_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine_module, "_moderate", lambda counts, rung: True)
     pair = [np.ldexp(part, 900) for part in pair_of(1000, np.float64, 13)]
     assert measure_pair(*pair, kernels="compiled") != measure_pair_plain(*pair)
+
+
+def test_errors_outside_the_window_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    monkeypatch.setattr(engine_module, "SINGLE_ULPS", Window(bin_of(1.0), bin_of(2.0**20)))
+    actual, truth = SinglePair(3000, 16, 0.1, [], False, 1.0).arrays()
+    assert measure_pair(actual, truth, kernels="compiled") != measure_pair_plain(actual, truth)
+
+
+def test_an_error_taken_for_the_edge_of_its_bin_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    monkeypatch.setattr(engine_module, "_AT_EDGE", np.ones(COMMON, bool))
+    actual, truth = SinglePair(3000, 17, 2.0**-14, [], False, 1.0).arrays()
+    assert measure_pair(actual, truth, kernels="compiled") != measure_pair_plain(actual, truth)
 
 
 # --- mistakes of a user -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from metric_draws import FAMILIES, Draw, draws, generated
 
 import parity.metrics
+import parity.metrics.error as error_module
 from parity.metrics import (
     ErrorMetrics,
     error_ratio,
@@ -293,6 +294,22 @@ def test_a_constant_error_has_no_spread_and_hence_no_z_although_its_mean_rounds(
 def test_different_shapes_raise_and_both_are_named() -> None:
     with pytest.raises(ValueError, match=r"actual has shape \(3,\) but truth has shape \(3, 1\)"):
         measure(np.zeros(3), np.zeros((3, 1)), F32)
+
+
+def test_a_mean_that_outweighs_the_spread_leaves_z_its_digits() -> None:
+    """e = 1 or 1 + 2**-40: of sum(e**2) - n*mean**2 next to nothing would be left."""
+    truth = np.ones(64)
+    actual = 2.0 + 2.0**-40 * (np.arange(64) % 2)
+    assert measure(actual, truth, F64).bias_z == pytest.approx(oracle(actual, truth, F64).bias_z, rel=1e-12)
+
+
+def test_a_spread_that_is_left_over_from_squares_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def subtracted(count: int, mean: float, squares: float, about: object) -> float:
+        return mean / math.sqrt(abs(squares - count * mean * mean) / (count - 1) / count + 1e-300)
+
+    monkeypatch.setattr(error_module, "z_score", subtracted)
+    truth, actual = np.ones(64), 2.0 + 2.0**-40 * (np.arange(64) % 2)
+    assert measure(actual, truth, F64).bias_z != pytest.approx(oracle(actual, truth, F64).bias_z, rel=1e-12)
 
 
 # --- ratio ----------------------------------------------------------------------------------------------

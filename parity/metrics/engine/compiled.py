@@ -20,7 +20,8 @@ import numpy as np
 from parity.metrics.engine.parts import BIN_SHIFT
 from parity.metrics.engine.tree import LANES, LEAF
 
-_DEPTH: Final = 64
+DEPTH: Final = 64
+"""Halvings at most."""
 _EXPONENT: Final = np.int64(0x7FF0_0000_0000_0000)
 _INVERSE: Final = np.int64(2046 << 52)
 """Less the bits of a power of two: the bits of its inverse."""
@@ -110,10 +111,10 @@ def first_pass(
     )
     high, low, ulps_high, steps_high = np.full(LEAF, -np.inf), np.full(LEAF, np.inf), np.zeros(LEAF), np.zeros(LEAF)
     error_bits, exact_bits = error.view(np.int64), exact.view(np.int64)
-    waiting, values, depths = np.empty((_DEPTH, 2), np.int64), np.empty((_DEPTH, 3)), np.empty(_DEPTH, np.int64)
+    waiting, values, depths = np.empty((DEPTH, 2), np.int64), np.empty((DEPTH, 3)), np.empty(DEPTH, np.int64)
     waiting[0, 0], waiting[0, 1], ahead, held, start, correct = actual.size, 0, 1, 0, 0, 0
     while ahead:
-        size, depth, ahead = _next_leaf(waiting, ahead)
+        size, depth, ahead = next_leaf(waiting, ahead)
         computed, expected = actual[start : start + size], truth[start : start + size]
         _errors(computed, expected, error, exact)
         values[held, 0] = _leaf_sum(error, size)
@@ -122,7 +123,7 @@ def first_pass(
         _squares(exact, square, size)
         values[held, 2] = _leaf_sum(square, size)
         depths[held] = depth
-        held = _settle(values, depths, held + 1)
+        held = add_siblings(values, depths, held + 1)
         _spread(error, high, low, size)
         _range(error_bits, sizes[0], size)
         _range(exact_bits, sizes[1], size)
@@ -156,11 +157,11 @@ def second_pass(
         np.empty(LEAF),
     )
     exact_bits = exact.view(np.int64)
-    waiting, values, depths = np.empty((_DEPTH, 2), np.int64), np.empty((_DEPTH, 3)), np.empty(_DEPTH, np.int64)
+    waiting, values, depths = np.empty((DEPTH, 2), np.int64), np.empty((DEPTH, 3)), np.empty(DEPTH, np.int64)
     waiting[0, 0], waiting[0, 1], ahead, held, start = actual.size, 0, 1, 0, 0
     wants_ulps, wants_steps = ulp_targets.max() >= 0, step_targets.max() >= 0
     while ahead:
-        size, depth, ahead = _next_leaf(waiting, ahead)
+        size, depth, ahead = next_leaf(waiting, ahead)
         computed, expected = actual[start : start + size], truth[start : start + size]
         _errors(computed, expected, error, exact)
         for i in range(size):
@@ -168,7 +169,7 @@ def second_pass(
             square[i] = apart * apart
         values[held, 0], values[held, 1], values[held, 2] = _leaf_sum(square, size), 0.0, 0.0
         depths[held] = depth
-        held = _settle(values, depths, held + 1)
+        held = add_siblings(values, depths, held + 1)
         if wants_ulps or wants_steps:
             _ulps(computed, exact, exact_bits, inverse, ulps, rounded, tiny_bits, grow)
             for target in range(ulp_targets.size):
@@ -182,7 +183,16 @@ def second_pass(
 
 
 @_jit
-def _next_leaf(waiting: Any, ahead: Any) -> Any:
+def first_of(actual: Any, truth: Any, largest: Any) -> Any:
+    """Return the position of the first |e| that is `largest` in a block that has it."""
+    for i in range(actual.size):
+        if abs(np.float64(actual[i]) - np.float64(truth[i])) == largest:
+            return i
+    return -1
+
+
+@_jit
+def next_leaf(waiting: Any, ahead: Any) -> Any:
     """Take the next leaf off the stack of runs that wait: NumPy's halving, first half first."""
     while waiting[ahead - 1, 0] > LEAF:
         size, depth = waiting[ahead - 1, 0], waiting[ahead - 1, 1]
@@ -195,7 +205,7 @@ def _next_leaf(waiting: Any, ahead: Any) -> Any:
 
 
 @_jit
-def _settle(values: Any, depths: Any, held: Any) -> Any:
+def add_siblings(values: Any, depths: Any, held: Any) -> Any:
     """Add siblings that are both there."""
     while held > 1 and depths[held - 1] == depths[held - 2]:
         for i in range(3):

@@ -1,6 +1,7 @@
 """The full metric set of a pair in two passes over blocks, on several threads, to the bit that whole-array NumPy gives.
 
-The first pass sums and counts, the second sums squares about the mean and keeps what has to be ranked. Both are
+The first pass sums and counts. The second keeps what has to be ranked, and sums squares about the mean where it
+outweighs the spread; float32 pairs seldom need it, as their errors in ulps are whole numbers. Both are
 compiled where numba is installed and no value is so large or so small that a scale would matter; NumPy does the rest,
 with the same bits. Integers do not depend on the order in which they are added, and sums are put together in the order
 of `parity.metrics.engine.tree`: how many threads there are changes nothing.
@@ -8,6 +9,7 @@ of `parity.metrics.engine.tree`: how many threads there are changes nothing.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
@@ -22,11 +24,26 @@ import numpy.typing as npt
 from parity.metrics.arrays import Index, as_array, unravel
 from parity.metrics.engine import plain
 from parity.metrics.engine.pair import STEP_EDGES, PairMetrics, StepMetrics, channels, rung_of
-from parity.metrics.engine.parts import BIN_SHIFT, KEPT, TARGETS, Blocks, Counts, Kept, form_of
+from parity.metrics.engine.parts import (
+    BIN_SHIFT,
+    COMMON,
+    KEPT,
+    SINGLE_STEPS,
+    SINGLE_ULPS,
+    TARGETS,
+    Blocks,
+    Counts,
+    Histogram,
+    Kept,
+    Window,
+    bin_of,
+    bits_of,
+    form_of,
+)
 from parity.metrics.engine.select import Target, narrow, settle, targets
-from parity.metrics.engine.tensors import TensorPair
+from parity.metrics.engine.tensors import TensorPair, is_single
 from parity.metrics.engine.tree import Block, blocks, combine
-from parity.metrics.error import ErrorMetrics, Norm, Signed, power_of_two, scaled_bias
+from parity.metrics.error import ErrorMetrics, Norm, Signed, power_of_two, scaled_bias, z_score
 from parity.metrics.special import SpecialValues, compare_special
 from parity.metrics.ulp import ULP_EDGES
 from parity.spec.arrays import Array
@@ -36,6 +53,8 @@ Kernels = Literal["auto", "numpy", "compiled"]
 
 COMPILED_BLOCK: Final = 1 << 17
 """Elements of a block of the compiled kernels: two of float32 fill half of a second cache of 2 MiB."""
+SINGLE_BLOCK: Final = 1 << 18
+"""Elements of a block of the kernel of float32 pairs, which reads them once and takes as long as 20 calls of NumPy."""
 NUMPY_BLOCK: Final = 1 << 15
 """Elements of a block of NumPy: six arrays of float64 fill most of a second cache of 2 MiB."""
 COMPILED_FROM: Final = 1 << 18
@@ -51,6 +70,10 @@ The least that occurs is the square of a difference, (2**-240 * 2**-53)**2 in un
 _LARGEST: Final = float(np.finfo(np.float64).max)
 _FRACTION: Final = 52
 _BIAS: Final = 1023
+_COMMON_BITS: Final = bits_of(np.arange(float(COMMON)))
+_AT_EDGE: Final = _COMMON_BITS & ((1 << BIN_SHIFT) - 1) == 0
+_SEVERAL: Final = bin_of(128.0)
+"""The first bin that holds several whole numbers."""
 _Values = npt.NDArray[Any]
 _Task = TypeVar("_Task")
 
@@ -78,11 +101,12 @@ def measure_pair(
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; at least one has to work: give 1 or more, or None")
     compiled = _use_compiled(kernels, actual.size)
-    pair = TensorPair(actual, truth, COMPILED_BLOCK if compiled else NUMPY_BLOCK)
+    rung = rung_of(actual)
+    single = compiled and rung.name == "f32" and is_single(actual) and is_single(truth)
+    limit = SINGLE_BLOCK if single else COMPILED_BLOCK if compiled else NUMPY_BLOCK
     count, every = channels(actual.shape, channel_axis)
     workers = threads or min(os.cpu_count() or 1, THREADS)
-    work = _Work(pair, rung_of(actual), compiled, workers, count, every)
-    return work.measure()
+    return _Work(TensorPair(actual, truth, limit), rung, compiled, single, limit, workers, count, every).measure()
 
 
 def _use_compiled(kernels: Kernels, size: int) -> bool:
@@ -100,16 +124,43 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class _First:
-    """The first pass: sums in units of `scales` and their squares, one `Counts` a worker."""
+    """The first pass: sums in units of `scales` and their squares, one `Counts` a worker; by which kernels."""
 
     blocks: Blocks
     counts: list[Counts]
     scales: tuple[float, float]
     compiled: bool
+    single: bool = False
 
-    def bins(self, steps: bool) -> npt.NDArray[np.int64]:
-        found = [part.step_bins if steps else part.ulp_bins for part in self.counts]
-        return np.asarray(np.sum(found, axis=0))
+    def ulps(self) -> Histogram:
+        """Count errors in ulps; those of float32 pairs are mostly whole numbers, each the lower edge of its bin."""
+        if not self.single:
+            bins = Window().cut([part.ulp_bins for part in self.counts])
+            return Histogram(Window(), bins, np.zeros_like(bins))
+        window = SINGLE_ULPS
+        halves = window.cut([part.ulp_halves.reshape(-1, 2) for part in self.counts])
+        return self._with_common(Histogram(window, halves.sum(axis=1), halves[:, 0].copy()))
+
+    def steps(self) -> Histogram:
+        """Count distances: below 128 a bin holds one whole number, its lower edge."""
+        window = SINGLE_STEPS if self.single else Window()
+        bins = window.cut([part.step_bins for part in self.counts])
+        edges = bins.copy()
+        edges[max(_SEVERAL - window.first + 1, 1) :] = 0
+        found = Histogram(window, bins, edges)
+        return self._with_common(found) if self.single else found
+
+    def _with_common(self, histogram: Histogram) -> Histogram:
+        """Add the whole numbers that have a counter each."""
+        common = functools.reduce(np.add, [part.common for part in self.counts])
+        at = np.maximum((_COMMON_BITS >> BIN_SHIFT) - histogram.window.first + 1, 0)
+        np.add.at(histogram.bins, at, common)
+        np.add.at(histogram.edges, at, np.where(_AT_EDGE, common, 0))
+        return histogram
+
+    def correct(self, steps: Histogram) -> int:
+        """Count the correctly rounded; of float32 pairs, those no step apart."""
+        return int(steps.bins[0]) if self.single else sum(part.correct for part in self.counts)
 
     def sum(self, column: int) -> float:
         return combine([float(value) for value in self.blocks.sums[:, column]], self.blocks.nodes)
@@ -119,11 +170,19 @@ class _Work:
     """One pair being measured."""
 
     def __init__(
-        self, pair: TensorPair, rung: Rung, compiled: bool, workers: int, channel_count: int, every: int
+        self,
+        pair: TensorPair,
+        rung: Rung,
+        compiled: bool,
+        single: bool,
+        limit: int,
+        workers: int,
+        channel_count: int,
+        every: int,
     ) -> None:
-        self._pair, self._rung, self._compiled, self._workers = pair, rung, compiled, workers
+        self._pair, self._rung, self._compiled, self._single = pair, rung, compiled, single
+        self._limit, self._workers = limit, workers
         self._channels, self._every = channel_count, every
-        self._limit = COMPILED_BLOCK if compiled else NUMPY_BLOCK
 
     def measure(self) -> PairMetrics:
         counts, largest = self._counts(), [np.zeros(self._channels) for _ in range(self._workers)]
@@ -137,11 +196,11 @@ class _Work:
         special = _together(seen, self._pair)
         if total == 0:
             return PairMetrics(ErrorMetrics(), special, StepMetrics(), tuple(channel_max.tolist()))
-        first: _First | None = _First(whole, counts, (1.0, 1.0), True)
+        first: _First | None = _First(whole, counts, (1.0, 1.0), True, self._single)
         if total < self._pair.size:
             self._pair.leave_out(finite)
             first = self._first_compiled(total) if self._compiled else None
-        if first is None or not self._compiled or not _moderate(first.counts, self._rung):
+        if first is None or not self._compiled or not (self._single or _moderate(first.counts, self._rung)):
             first = self._first_plain(total)
         error, steps = self._finish(first, total)
         return PairMetrics(error, special, steps, tuple(channel_max.tolist()))
@@ -151,17 +210,21 @@ class _Work:
     def _look(self, node: Block, largest: Array, whole: Blocks, at: int, counts: Counts) -> _Seen:
         """See to special values and channels of a block, and, as it is in the cache, to the first pass."""
         actual, truth = self._pair.raw(node.start, node.stop)
-        seen = self._special(actual, truth)
-        all_finite = seen.finite == node.size
-        if self._compiled and all_finite:
+        reduced = self._reduce_single(actual, truth, whole, at, counts) if self._single else None
+        seen = reduced or self._special(actual, truth)
+        if self._channels:
+            self._raise_channels(actual, truth, node, seen, largest)
+        if self._compiled and not reduced and seen.finite == node.size:
+            self._reduce(actual, truth, whole, at, counts)
+        return seen
+
+    def _raise_channels(self, actual: _Values, truth: _Values, node: Block, seen: _Seen, largest: Array) -> None:
+        if self._compiled and seen.finite == node.size:
             from parity.metrics.engine import compiled
 
-            if self._channels:
-                compiled.channel_max(actual, truth, node.start, self._every, self._channels, largest)
-            self._reduce(actual, truth, whole, at, counts)
-        elif self._channels:
+            compiled.channel_max(actual, truth, node.start, self._every, self._channels, largest)
+        else:
             plain.channel_max(as_array(actual), as_array(truth), node.start, self._every, self._channels, largest)
-        return seen
 
     def _special(self, actual: _Values, truth: _Values) -> _Seen:
         if self._compiled and self._ordinary(actual) and self._ordinary(truth):
@@ -175,6 +238,17 @@ class _Work:
         integer = np.dtype(f"i{values.dtype.itemsize}").type
         tiny, infinity = np.array([self._rung.tiny, np.inf], values.dtype).view(integer)
         return bool(compiled.ordinary(values.view(integer), np.iinfo(integer).max, tiny, infinity))
+
+    def _reduce_single(self, actual: _Values, truth: _Values, into: Blocks, at: int, counts: Counts) -> _Seen | None:
+        """Reduce a block of float32 pairs; None, and nothing of use counted, where one is not finite."""
+        from parity.metrics.engine import single
+
+        special = np.zeros(3, np.int64)
+        counters = counts.ulp_halves, counts.step_bins, counts.common
+        finite = single.first_pass(actual, truth, into.sums[at], into.extremes[at], counts.sizes, counters, special)
+        zero, negative_zero, subnormal = special.tolist()
+        found = SpecialValues(zero=zero, negative_zero=negative_zero, subnormal=subnormal)
+        return _Seen(found, actual.size) if finite else None
 
     def _reduce(self, actual: _Values, truth: _Values, into: Blocks, at: int, counts: Counts) -> None:
         from parity.metrics.engine import compiled
@@ -195,10 +269,10 @@ class _Work:
 
         def reduce(worker: int, at: int, node: Block) -> None:
             actual, truth = self._pair.finite_pairs(node.start, node.stop)
-            self._reduce(actual, truth, into, at, counts[worker])
+            (self._reduce_single if self._single else self._reduce)(actual, truth, into, at, counts[worker])
 
         self._share(into.nodes, reduce)
-        return _First(into, counts, (1.0, 1.0), True)
+        return _First(into, counts, (1.0, 1.0), True, self._single)
 
     def _first_plain(self, total: int) -> _First:
         into, counts = Blocks.empty(blocks(total, NUMPY_BLOCK)), self._counts()
@@ -241,17 +315,18 @@ class _Work:
         high, low = float(extremes[:, 0].max()), float(extremes[:, 1].min())
         norm, truth = self._norms(first, max(high, -low), total)
         mean = first.sum(0) * (first.scales[0] / norm.scale) / total
-        ulp_bins, step_bins = first.bins(steps=False), first.bins(steps=True)
-        found = targets(ulp_bins) + targets(step_bins)
-        known = [None] * (TARGETS // 2) + [target.of_whole_numbers() for target in found[TARGETS // 2 :]]
+        in_ulps, in_steps = first.ulps(), first.steps()
+        found = targets(in_ulps) + targets(in_steps)
+        known = [target.at_edge() for target in found]
         wanted = [target if value is None else None for target, value in zip(found, known, strict=True)]
-        squares, kept = self._second(first, norm.scale, mean, wanted)
+        second = functools.cache(lambda: self._second(first, norm.scale, mean, wanted))
         quantiles = [
-            value if value is not None else self._quantile(target, index, first, kept)
+            value if value is not None else self._quantile(target, index, first, second()[1])
             for index, (target, value) in enumerate(zip(found, known, strict=True))
         ]
+        squares = first.sum(1) * (first.scales[0] / norm.scale) * (first.scales[0] / norm.scale)
         # One value throughout has no spread, which the rounding of its mean would hide.
-        z = 0.0 if high == low else mean / math.sqrt(squares / (total - 1) / total)
+        z = 0.0 if high == low else z_score(total, mean, squares, lambda: second()[0])
         signed = Signed(norm, self._position(first, norm.largest), mean, z)
         error = ErrorMetrics(
             count=total,
@@ -266,10 +341,10 @@ class _Work:
             ulp_max=float(extremes[:, 2].max()),
             bias=scaled_bias(signed, truth, self._rung),
             bias_z=z,
-            correctly_rounded=sum(part.correct for part in first.counts) / total,
-            ulp_counts=_octaves(ulp_bins, ULP_EDGES),
+            correctly_rounded=first.correct(in_steps) / total,
+            ulp_counts=in_ulps.between(ULP_EDGES),
         )
-        steps = StepMetrics(quantiles[2], quantiles[3], float(extremes[:, 3].max()), _octaves(step_bins, STEP_EDGES))
+        steps = StepMetrics(quantiles[2], quantiles[3], float(extremes[:, 3].max()), in_steps.between(STEP_EDGES))
         return error, steps
 
     def _norms(self, first: _First, largest: float, total: int) -> tuple[Norm, Norm]:
@@ -285,6 +360,12 @@ class _Work:
         """Find the first |e| that is the largest: in the first block that has it."""
         at = int(np.argmax(np.maximum(first.blocks.extremes[:, 0], -first.blocks.extremes[:, 1]) == largest))
         node = first.blocks.nodes[at]
+        if first.compiled:
+            from parity.metrics.engine import compiled
+
+            return self._pair.position(
+                node.start + compiled.first_of(*self._pair.finite_pairs(node.start, node.stop), largest)
+            )
         return self._pair.position(node.start + int(np.argmax(np.abs(plain.errors(*self._numbers(node))) == largest)))
 
     def _quantile(self, target: Target, index: int, first: _First, kept: Sequence[Kept]) -> float:
@@ -308,16 +389,20 @@ class _Work:
         return as_array(actual), as_array(truth)
 
     def _share(self, nodes: Sequence[Block], task: Callable[[int, int, Block], _Task]) -> list[_Task]:
-        """Do a task for every block, each worker a run of them; the answers come in the order of the blocks."""
-        edges = [len(nodes) * worker // self._workers for worker in range(self._workers + 1)]
+        """Do a task for every block, each worker the next that waits; the answers come in the order of the blocks."""
+        waiting, answers = iter(range(len(nodes))), dict[int, _Task]()
 
-        def run(worker: int) -> list[_Task]:
-            return [task(worker, at, nodes[at]) for at in range(edges[worker], edges[worker + 1])]
+        def run(worker: int) -> None:
+            for at in waiting:
+                answers[at] = task(worker, at, nodes[at])
 
         if self._workers == 1 or len(nodes) == 1:
-            return [answer for worker in range(self._workers) for answer in run(worker)]
-        with ThreadPoolExecutor(self._workers) as pool:
-            return [answer for answers in pool.map(run, range(self._workers)) for answer in answers]
+            run(0)
+        else:
+            with ThreadPoolExecutor(self._workers) as pool:
+                for done in [pool.submit(run, worker) for worker in range(self._workers)]:
+                    done.result()
+        return [answers[at] for at in range(len(nodes))]
 
 
 def _moderate(counts: Sequence[Counts], rung: Rung) -> bool:
@@ -352,10 +437,3 @@ def _first_index(found: Sequence[Index | None], pair: TensorPair) -> Index | Non
         if index is not None:
             return unravel(node.start + index[0], pair.shape)
     return None
-
-
-def _octaves(bins: npt.NDArray[np.int64], edges: Sequence[float]) -> tuple[int, ...]:
-    """Put bins together to octaves between the edges, which are powers of two."""
-    shift = _FRACTION - BIN_SHIFT
-    starts = [0] + [(math.frexp(edge)[1] - 1 + _BIAS) << shift for edge in edges]
-    return tuple(int(count) for count in np.add.reduceat(bins, starts))

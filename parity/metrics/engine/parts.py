@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +19,8 @@ BIN_SHIFT: Final = 46
 BINS: Final = 1 << (63 - BIN_SHIFT)
 KEPT: Final = 1 << 19
 """Values of one bin that are kept to be ranked: 4 MiB. A fuller bin is cut finer first."""
+COMMON: Final = 1 << 12
+"""Distances of float32 below it have a counter each."""
 TARGETS: Final = 4
 """Median and 99 % quantile of the errors in ulps, and of the steps."""
 
@@ -55,6 +59,11 @@ class Form(NamedTuple):
     shift: int
 
 
+def bin_of(value: float) -> int:
+    """Return the bin of a number that is not negative."""
+    return int(bits_of(np.array([value]))[0]) >> BIN_SHIFT
+
+
 def form_of(rung: Rung) -> Form:
     """Return the constants of a format."""
     return Form(
@@ -70,13 +79,48 @@ def form_of(rung: Rung) -> Form:
 class Counts:
     """What one worker counts: both histograms, how many numbers are correctly rounded, and the range of |e| and of |T|.
 
-    `sizes` holds for each the bits of the largest and those of the least that is not 0, less one.
+    `sizes` holds for each the bits of the largest and those of the least that is not 0, less one. `common` counts
+    pairs of float32 whose error in ulps and whose distance are that whole number; `ulp_halves` the other errors of
+    float32 in ulps, of each bin first its lower edge, then what lies above.
     """
 
     ulp_bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     step_bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     sizes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.array([[0, 2**64 - 1]] * 2, np.uint64))
     correct: int = 0
+    common: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(COMMON, np.int64))
+    ulp_halves: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
+
+
+class Window(NamedTuple):
+    """The bins that can be occupied: that of 0, and [first, stop)."""
+
+    first: int = 1
+    stop: int = BINS
+
+    def cut(self, counts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Add arrays that have an entry, or a row, a bin."""
+        parts = [np.concatenate((part[:1], part[self.first : self.stop])) for part in counts]
+        return functools.reduce(np.add, parts)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Values by bin of a window, and how many of each bin are known to be its lower edge."""
+
+    window: Window
+    bins: npt.NDArray[np.int64]
+    edges: npt.NDArray[np.int64]
+
+    def bin(self, at: int) -> int:
+        """Return the bin of an entry."""
+        return self.window.first + at - 1 if at else 0
+
+    def between(self, edges: Sequence[float]) -> tuple[int, ...]:
+        """Count the values below, between and from positive edges that open a bin each, in ascending order."""
+        below = np.concatenate(([0], np.cumsum(self.bins)))
+        starts = np.clip((bits_of(np.array(edges)) >> BIN_SHIFT) - self.window.first + 1, 1, self.bins.size)
+        return tuple(int(count) for count in np.diff(below[starts], prepend=0, append=below[-1]))
 
 
 @dataclass
@@ -97,3 +141,9 @@ class Kept:
 def bits_of(values: Array) -> npt.NDArray[Any]:
     """See float64 values as integers."""
     return np.ascontiguousarray(values).view(np.int64)
+
+
+SINGLE_ULPS: Final = Window(bin_of(0.5), bin_of(2.0**278) + 1)
+"""Errors of float32 in ulps of a float32 truth: e is 0, or at least half a spacing of T, and below 2**129."""
+SINGLE_STEPS: Final = Window(bin_of(1.0), bin_of(2.0**32) + 1)
+"""Distances of float32 numbers: of two positions below 2**31."""

@@ -9,12 +9,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from parity.metrics.engine.parts import BIN_SHIFT, Kept
+from parity.metrics.engine.parts import BIN_SHIFT, Histogram, Kept
 
 SHARES: Final = (50, 99)
 """Percentages whose quantiles are sought: median and 99 % quantile."""
-_WHOLE: Final = 128.0
-"""Below it a bin holds one whole number."""
 _FINER_BITS: Final = 16
 
 _Bits = npt.NDArray[np.int64]
@@ -22,28 +20,29 @@ _Bits = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Target:
-    """The value of that rank among those of one bin, in ascending order from 0."""
+    """The value of that rank among those of one bin, in ascending order from 0; so many are its lower edge."""
 
     bin: int
     rank: int
     count: int
+    edges: int
 
-    def of_whole_numbers(self) -> float | None:
-        """Return the value where values are whole numbers and the bin holds one of them only."""
-        value = value_of(self.bin << BIN_SHIFT)
-        return value if value < _WHOLE else None
+    def at_edge(self) -> float | None:
+        """Return the value where it is known to be the lower edge of the bin."""
+        return value_of(self.bin << BIN_SHIFT) if self.rank < self.edges else None
 
 
-def targets(bins: _Bits) -> tuple[Target, ...]:
+def targets(histogram: Histogram) -> tuple[Target, ...]:
     """Find the bins of the quantiles: the value that at least that share of all does not exceed."""
-    below = np.cumsum(bins)
+    below = np.cumsum(histogram.bins)
     total = int(below[-1])
     found = []
     for share in SHARES:
         # ceil(n*p/100) - 1 in integers, which no rounding of p/100 can shift.
         rank = -(-share * total // 100) - 1
         at = int(np.searchsorted(below, rank, side="right"))
-        found.append(Target(at, rank - int(below[at]) + int(bins[at]), int(bins[at])))
+        count = int(histogram.bins[at])
+        found.append(Target(histogram.bin(at), rank - int(below[at]) + count, count, int(histogram.edges[at])))
     return tuple(found)
 
 

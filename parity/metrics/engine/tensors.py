@@ -78,6 +78,11 @@ class TensorPair:
         return parts
 
 
+def is_single(tensor: _Values) -> bool:
+    """Say whether a `TensorPair` reads this as float32."""
+    return _carried(tensor[:0] if tensor.ndim else tensor).dtype == np.float32
+
+
 def _flat(tensor: _Values) -> Any:
     """See a tensor as a line: a view where its memory is one, an iterator, which copies slices, elsewhere."""
     if tensor.flags.c_contiguous and tensor.dtype.isnative and tensor.flags.aligned:
