@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-import torch
 
 from parity.backends.gradients import draw_cotangents, gradients_of_port, gradients_of_reference
 from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
+from parity.backends.uniform import Uniform
 from parity.examine import Bench, out_of_range
 from parity.pairs import Pair
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung, RungName
@@ -114,7 +114,7 @@ class GradientBench:
         """
         if (rung.name, draws, products) not in self._noise:
             bench, fine = self.bench, RUNGS["f64"]
-            generator = torch.Generator().manual_seed(bench.case.seed)
+            generator = Uniform(bench.case.seed)
             runs = []
             for _ in range(draws):
                 with perturbed(bench.module, rung, generator, bench.pair.factors, products):

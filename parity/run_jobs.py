@@ -14,6 +14,7 @@ No framework is imported here: a worker chooses who multiplies MLX's matrices be
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -124,6 +125,7 @@ class Asked:
 
         torch.set_num_threads(1)
         warm_up()
+        gc.freeze()
         return Plan(
             self.place.put(select(list(self.targets))),
             self.profiles,
@@ -234,8 +236,22 @@ def execute_in(
     cases = sum(len(plan_cases(plan, pair)) for pair in plan.pairs)
     workers = 1 if plan.cases else chosen_jobs(jobs, cases, sum(1 + len(pair.strata) for pair in plan.pairs))
     if workers == 1:
-        return execute(plan, results, on_case, check, progress)
+        with settled():
+            return execute(plan, results, on_case, check, progress)
     return execute(plan, results, str, check, run_units(asked, plan, progress, workers, on_case, check))
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """Spare the collector of garbage what is there already, while the context lasts.
+
+    A run makes and drops so many small objects that it is called all the time, and would walk through two frameworks.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def run_units(

@@ -10,7 +10,7 @@ Source: Higham, Accuracy and Stability of Numerical Algorithms, section 1.6; the
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -46,8 +46,11 @@ def jitter_kappa(
     """
     generator = torch.Generator().manual_seed(seed)
     sums = dict.fromkeys(truth, 0.0)
+    moved = copy.deepcopy(module)  # once: copying takes as long as running
+    tensors = _tensors(module, moved)
     for _ in range(DRAWS):
-        run = run_reference(pair, *jittered(module, inputs, EPSILON, generator), RUNGS["f64"])
+        _jitter(tensors, EPSILON, generator)
+        run = run_reference(pair, moved, _jittered_inputs(inputs, EPSILON, generator), RUNGS["f64"])
         for name, exact in ((name, exact) for name, exact in truth.items() if same_shape(run, truth, name)):
             sums[name] += _response(run[name].values, exact.values)
     return {name: total / DRAWS for name, total in sums.items()}
@@ -62,15 +65,30 @@ def jittered(
     `module` and `inputs` stay as they are.
     """
     moved = copy.deepcopy(module)
+    _jitter(_tensors(module, moved), epsilon, generator)
+    return moved, _jittered_inputs(inputs, epsilon, generator)
+
+
+def _tensors(module: nn.Module, moved: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the tensors of a module, each beside that of its copy."""
+    exact = named_tensors(module)
+    return [(exact[name], tensor) for name, tensor in named_tensors(moved).items()]
+
+
+def _jitter(tensors: Sequence[tuple[torch.Tensor, torch.Tensor]], epsilon: float, generator: torch.Generator) -> None:
     with torch.no_grad():
-        for tensor in named_tensors(moved).values():
-            tensor.mul_(1 + epsilon * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        for exact, moved in tensors:
+            factor = 1 + epsilon * torch.randn(exact.shape, generator=generator, dtype=torch.float64)
+            torch.mul(exact, factor, out=moved)
+
+
+def _jittered_inputs(inputs: Mapping[str, AnyArray], epsilon: float, generator: torch.Generator) -> dict[str, AnyArray]:
     arrays: dict[str, AnyArray] = {}
     for name, array in inputs.items():
         exact = not np.issubdtype(array.dtype, np.floating) or bool(np.isin(array, (0.0, 1.0)).all())
         noise = torch.randn(array.shape, generator=generator, dtype=torch.float64).numpy()
         arrays[name] = array if exact else np.asarray(array, dtype=np.float64) * (1 + epsilon * noise)
-    return moved, arrays
+    return arrays
 
 
 def _response(values: Array, truth: Array) -> float:

@@ -33,8 +33,8 @@ def torch_from_numpy(array: npt.NDArray[np.generic], dtype: str) -> torch.Tensor
 
 def numpy_from_torch(tensor: torch.Tensor) -> tuple[Array, str]:
     """Return the float64 values of `tensor` and the name of its own dtype."""
-    # To the CPU first: not every device has float64.
-    held = tensor.detach().cpu()
+    held = tensor.detach() if tensor.requires_grad else tensor  # a dispatch mode sees and pays for every operation
+    held = held.cpu()  # before it is widened: not every device has float64
     exact = held.numpy().astype(np.float64) if held.dtype in _READ_BY_NUMPY else held.to(torch.float64).numpy()
     return exact, _TORCH_NAMES.get(tensor.dtype, str(tensor.dtype))
 

@@ -21,6 +21,7 @@ Source: stochastic arithmetic, Vignes, Math. Comput. Simul. 35 (1993) 233; growt
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from torch import nn
 from parity.backends.reference import run_reference, run_reference_outputs
 from parity.backends.steps import STEPS
 from parity.backends.sum_models import MODELS, NO_OPTIONS, Options, sum_errors
+from parity.backends.uniform import Source, Uniform, draw
 from parity.backends.wide import WideAware, watch_wide
 from parity.pairs import Pair
 from parity.spec.arrays import AnyArray, Array
@@ -183,27 +185,30 @@ class Noise:
     maximum: float
 
 
+@functools.cache
+def _about(func: Any) -> tuple[str, bool, bool]:
+    """Return an operation's name, whether it rounds nothing, and whether it is made of others and has no model."""
+    name = func._schema.name.removeprefix("aten::")
+    return name, name in EXACT, name not in MODELS and func.has_kernel_for_dispatch_key(COMPOSITE)
+
+
 class _Perturb(WideAware):
     """Perturb the float inputs of every operation that rounds."""
 
-    def __init__(
-        self, rung: Rung, generator: torch.Generator, factors: Factors = NO_FACTORS, products: float = 0.0
-    ) -> None:
+    def __init__(self, rung: Rung, generator: Source, factors: Factors = NO_FACTORS, products: float = 0.0) -> None:
         super().__init__()
         self.rung, self.generator, self.factors, self.products = rung, generator, factors.at(rung), products
         self.epsilon = F64_EPSILON if rung.name == "f64" else rung.u
         self.sums = RUNGS["f32"].u if rung.is_half else self.epsilon
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        if name in EXACT:
-            return func(*args, **(kwargs or {}))
+        name, exact, composite = _about(func)
+        if exact:
+            return func(*args, **kwargs) if kwargs else func(*args)
         if name in STEPS:
             with self:
                 return STEPS[name](*args, **(kwargs or {}))
-        if name not in MODELS and func.has_kernel_for_dispatch_key(
-            COMPOSITE
-        ):  # met among those steps only: autograd takes it apart before
+        if composite:  # met among those steps only: autograd takes it apart before
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         narrow = self.rung.is_half and not self.wide
@@ -285,7 +290,7 @@ class _Perturb(WideAware):
         return self._random(tuple(like.shape))
 
     def _random(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.rand(shape, generator=self.generator, dtype=torch.float64).mul_(2).sub_(1)
+        return draw(self.generator, shape)
 
 
 class _Waver(_Perturb):
@@ -294,7 +299,7 @@ class _Waver(_Perturb):
     At f64 the amplitude is that of its own roundoff: what is chosen is no difference that it could drown.
     """
 
-    def __init__(self, rung: Rung, generator: torch.Generator, factors: Factors = NO_FACTORS) -> None:
+    def __init__(self, rung: Rung, generator: Source, factors: Factors = NO_FACTORS) -> None:
         super().__init__(rung, generator, factors)
         factor = constant("propagated_max") * (constant("float64") if rung.name == "f64" else 1.0)
         self.epsilon = factor * rung.u
@@ -347,7 +352,7 @@ def predict_noise(
         seed: Seed of the perturbations.
         products: Unit roundoff to which factors of float32 products are rounded, where that is coarser than float32's.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = Uniform(seed)
     runs = [_perturbed_trace(pair, module, inputs, rung, generator, products) for _ in range(draws)]
     return {
         name: noise_of([run[name].values for run in runs], truth[name].values, rung)
@@ -369,7 +374,7 @@ def draw_exact(
         draws: Number of perturbed runs.
         seed: Seed of the perturbations.
     """
-    mode = _Waver(rung, torch.Generator().manual_seed(seed), pair.factors)
+    mode = _Waver(rung, Uniform(seed), pair.factors)
     found = []
     for _ in range(draws):
         with watch_wide(module, mode), mode:
@@ -393,7 +398,7 @@ def draw_wavering(
     Args:
         pair, module, inputs, truth, rung, draws, seed: As of `predict_noise`.
     """
-    mode = _Waver(rung, torch.Generator().manual_seed(seed))
+    mode = _Waver(rung, Uniform(seed))
     shifts = {name: np.zeros(tensor.values.shape) for name, tensor in truth.items()}
     for _ in range(draws):
         with watch_wide(module, mode), mode:
@@ -431,7 +436,7 @@ def with_rounding(noise: Noise, truth: Array, held: Rung) -> Noise:
 def perturbed(
     module: nn.Module,
     rung: Rung,
-    generator: torch.Generator,
+    generator: Source,
     factors: Factors = NO_FACTORS,
     products: float = 0.0,
 ) -> Iterator[None]:
@@ -449,7 +454,7 @@ def _perturbed_trace(
     module: nn.Module,
     inputs: Mapping[str, AnyArray],
     rung: Rung,
-    generator: torch.Generator,
+    generator: Source,
     products: float,
 ) -> Trace:
     with perturbed(module, rung, generator, pair.factors, products):

@@ -8,7 +8,8 @@ import torch
 from planted_pairs import pair_of
 from torch import nn
 
-from parity.backends.conditioning import jitter_kappa
+from parity.backends import conditioning
+from parity.backends.conditioning import DRAWS, EPSILON, jitter_kappa, jittered
 from parity.backends.reference import run_reference
 from parity.spec.precision import RUNGS
 from parity.tolerance import Allowance
@@ -76,3 +77,25 @@ def test_a_tensor_is_powerless_if_zeros_would_pass(rms: float, largest: float, p
     assert judge(ones, ones, zeros, RUNGS["f32"], Allowance(rms, largest), 0.1, None).passed is (
         rms >= 1 and largest >= 1
     )
+
+
+def piled_up(tensors: list[tuple[torch.Tensor, torch.Tensor]], epsilon: float, generator: torch.Generator) -> None:
+    """Jitter what a draw before has jittered."""
+    with torch.no_grad():
+        for _, moved in tensors:
+            moved.mul_(1 + epsilon * torch.randn(moved.shape, generator=generator, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("piles_up", [False, True])
+def test_every_draw_jitters_the_modules_own_numbers(piles_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Linear(16, 16).double()
+    pair, inputs = pair_of(module, X.shape), {"x": X}
+    truth = run_reference(pair, module, inputs, RUNGS["f64"])
+    generator, total = torch.Generator().manual_seed(4), 0.0
+    for _ in range(DRAWS):
+        run = run_reference(pair, *jittered(module, inputs, EPSILON, generator), RUNGS["f64"])
+        shift = np.linalg.norm(run["y"].values - truth["y"].values)
+        total += float(shift) / (EPSILON * float(np.linalg.norm(truth["y"].values)))
+    if piles_up:
+        monkeypatch.setattr(conditioning, "_jitter", piled_up)
+    assert (jitter_kappa(pair, module, inputs, truth, 4)["y"] == total / DRAWS) != piles_up

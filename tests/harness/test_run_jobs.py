@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -148,3 +149,12 @@ def test_a_report_does_not_say_what_only_made_it_sooner() -> None:
 
 def test_a_unit_in_a_message_leaves_out_what_is_finished() -> None:
     assert repr(Unit("mlp", 1, (("case 0", "x" * 1000),))) == "Unit(component='mlp', strata=1)"
+
+
+def test_garbage_is_collected_again_after_a_run_also_after_one_that_was_stopped() -> None:
+    with run_jobs.settled():
+        during = gc.get_freeze_count()
+    with pytest.raises(KeyboardInterrupt), run_jobs.settled():
+        raise KeyboardInterrupt
+    assert during > 0
+    assert gc.get_freeze_count() == 0
