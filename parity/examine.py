@@ -35,7 +35,7 @@ from parity.cases import Case, draw_inputs, draw_parameters
 from parity.errors import CaseError, ConfigError
 from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
-from parity.metrics import error_ratio, measure, quantisation_error
+from parity.metrics import error_of, error_ratio, quantisation_error
 from parity.pairs import Pair
 from parity.predictions import NoPredictions, PredictionFile, Predictions, remembered, subject_of
 from parity.spec.arrays import AnyArray, Array, Arrays
@@ -512,9 +512,9 @@ def accuracy(bench: Bench, profile: HyperProfile, rung: Rung, limit: float) -> R
         return Ratio(math.inf, True, case)
     if port is None or port.values.shape != truth.shape or not np.isfinite(port.values).all():
         return Ratio(math.inf, True, case)
-    error = measure(port.values, truth, held)
+    error = error_of(port.values, truth, held)
     rounding = quantisation_error(truth, held)
-    bits = error_bits(error_ratio(error.l2, measure(reference.values, truth, held).l2, rounding))
+    bits = error_bits(error_ratio(error.l2, error_of(reference.values, truth, held).l2, rounding))
     port_bits = error_bits(error_ratio(error.l2, held.u * float(np.linalg.norm(truth)), rounding))
     exceeds = False
     if bits > limit:
@@ -598,7 +598,7 @@ def fidelity(bench: Bench, canonical: Bench) -> float:
     if not canonical.truth.outputs:
         return 0.0
     main = canonical.main
-    return measure(bench.truth[main].values, canonical.truth[main].values, RUNGS["f64"]).rel_l2
+    return error_of(bench.truth[main].values, canonical.truth[main].values, RUNGS["f64"]).rel_l2
 
 
 def first_bad(judgements: Mapping[str, Judgement]) -> str | None:

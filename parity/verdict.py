@@ -15,8 +15,8 @@ from parity.metrics import (
     SpecialValues,
     compare_exact,
     compare_special,
+    error_of,
     error_ratio,
-    measure,
     quantisation_error,
 )
 from parity.spec.arrays import AnyArray, Array
@@ -113,8 +113,8 @@ def judge(
     if allowance is None and scale is None:
         return failed("no error model: neither predicted noise nor an explicit scale stands behind it")
     special = compare_special(port.values, reference.values, held)
-    metrics = measure(port.values, truth.values, held)
-    reference_metrics = measure(reference.values, truth.values, held)
+    metrics = error_of(port.values, truth.values, held)
+    reference_metrics = error_of(reference.values, truth.values, held)
     if metrics.count == 0 and not special.fatal:
         return failed("nothing compared: no element is finite")
     gates = {"finite": _finite_gate(port.values, truth.values, special)}

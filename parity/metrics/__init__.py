@@ -9,6 +9,7 @@ from __future__ import annotations
 from parity.metrics.arrays import Index
 from parity.metrics.error import ErrorMetrics, error_ratio, measure, quantisation_error
 from parity.metrics.exact import ExactMetrics, compare_exact
+from parity.metrics.large import error_of
 from parity.metrics.special import SpecialValues, compare_special
 from parity.metrics.ulp import ordered, round_to, ulp, ulp_distance, ulp_error
 
@@ -19,6 +20,7 @@ __all__ = [
     "SpecialValues",
     "compare_exact",
     "compare_special",
+    "error_of",
     "error_ratio",
     "measure",
     "ordered",

@@ -103,7 +103,7 @@ def ulp_counts(errors: Array) -> tuple[int, ...]:
     low, high = math.frexp(ULP_EDGES[0])[1] - 2, math.frexp(ULP_EDGES[-1])[1] - 1
     octaves = (np.ascontiguousarray(errors).view(np.int64).ravel() >> _F64_FRACTION) - _F64_BIAS
     counts = np.bincount(np.clip(octaves, low, high) - low, minlength=len(ULP_EDGES) + 1)
-    return tuple(int(count) for count in counts)
+    return tuple(counts.tolist())
 
 
 def ordered(values: npt.ArrayLike, rung: Rung) -> npt.NDArray[np.int64]:
