@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 from einops import rearrange
 from mlx import nn
+from mlx.utils import tree_flatten
 
 from mlx_impl.fft_conv import fftconv
 from mlx_impl.linear import Linear
@@ -129,6 +133,19 @@ def _filter_mlp(
     return FilterMlp([*layers, Linear(order, d_model, bias=False, ops=ops)], owns_act)
 
 
+@dataclass(frozen=True)
+class HeldKernels:
+    """Kernels (d, L) of a filter, the reverse one None where there is none, and the arrays that they were made of."""
+
+    L: int
+    made_of: tuple[mx.array, ...]
+    kernels: tuple[mx.array, mx.array | None]
+
+    def fit(self, L: int, arrays: tuple[mx.array, ...]) -> bool:
+        """Whether they are those of L positions and of these very arrays."""
+        return L == self.L and len(arrays) == len(self.made_of) and all(map(operator.is_, arrays, self.made_of))
+
+
 class HyenaFilter(nn.Module):
     """Implicit long filter of d_model channels with modulation, and the convolution with it.
 
@@ -155,6 +172,7 @@ class HyenaFilter(nn.Module):
     """
 
     at_least_float32 = True
+    _held: HeldKernels | None = None
 
     def __init__(
         self,
@@ -209,17 +227,49 @@ class HyenaFilter(nn.Module):
         Raises:
             ValueError: L is longer than `seq_len`.
         """
-        L = x.shape[-1]
-        k = rearrange(self.filter(L), "1 l d -> d l")
-        k_rev = rearrange(self.filter_rev(L), "1 l d -> d l") if self.bidirectional else None
+        k, k_rev = self.kernels(x.shape[-1])
         D = self.bias if self.use_bias else 0 * self.bias
         return fftconv(widen(x), k, D, k_rev, self.profile, self.ops).astype(x.dtype)
+
+    def kernels(self, L: int) -> tuple[mx.array, mx.array | None]:
+        """Return the forward kernel (d, L), and the reverse one or None: those held, if they fit, or made now.
+
+        Raises:
+            ValueError: L is longer than `seq_len`.
+        """
+        if self._held is not None and self._held.fit(L, self._arrays()):
+            return self._held.kernels
+        k = rearrange(self.filter(L), "1 l d -> d l")
+        return k, rearrange(self.filter_rev(L), "1 l d -> d l") if self.bidirectional else None
+
+    def hold(self, L: int) -> None:
+        """Make the kernels of L positions now, for every call on L positions to come: they do not depend on its input.
+
+        They take 4 d L bytes a direction until `release` or the next `hold`. A call after a parameter was exchanged
+        makes its own, and so does one that MLX differentiates by them; an assignment into a part of an array goes
+        unnoticed.
+
+        Raises:
+            ValueError: L is longer than `seq_len`.
+        """
+        self.release()
+        kernels = self.kernels(L)
+        mx.eval(kernels)
+        object.__setattr__(self, "_held", HeldKernels(L, self._arrays(), kernels))
+
+    def release(self) -> None:
+        """Forget the kernels that are held."""
+        object.__setattr__(self, "_held", None)
 
     def ties(self) -> dict[str, str]:
         """Names under which the checkpoint repeats the shared frequency, each with the name that stores it."""
         networks = ["implicit_filter", "implicit_filter_rev"] if self.bidirectional else ["implicit_filter"]
         places = [f"{name}.layers.{place}.freq" for name in networks for place in self[name].act_places()]
         return dict.fromkeys(places[1:], places[0]) if places else {}
+
+    def _arrays(self) -> tuple[mx.array, ...]:
+        leaves = cast(list[tuple[str, mx.array]], tree_flatten(self.parameters()))
+        return tuple(array for _, array in leaves)
 
     def _kernel(self, network: FilterMlp, L: int) -> mx.array:
         if self.seq_len < L:

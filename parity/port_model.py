@@ -80,6 +80,33 @@ def load_port(checkpoint: Checkpoint, profile: HyperProfile, budget_bytes: int |
     return PortModel(checkpoint.head, module)
 
 
+HELD_BYTES: Final = 2**30
+"""What the filters that are held may take: those of 12 layers of 768 channels at 2,048 positions take 288 MiB."""
+
+
+def hold_filters(model: PortModel, length: int, limit_bytes: int = HELD_BYTES) -> int:
+    """Make the long filters of one length once, for sequences to come; worth it from the second sequence on.
+
+    No bit of an answer depends on it. Filters beyond the limit are made anew for every sequence, as all are without.
+
+    Returns:
+        How many bytes are held.
+
+    Raises:
+        ValueError: The model has fewer positions.
+    """
+    held = 0
+    with mx.stream(mx.cpu):
+        for module in model.module.modules():
+            if isinstance(module, mlx_impl.HyenaFilter):
+                module.release()
+                needed = module.bias.nbytes * length * (2 if module.bidirectional else 1)
+                if held + needed <= limit_bytes:
+                    module.hold(length)
+                    held += needed
+    return held
+
+
 def embedding(model: PortModel, tokens: Tokens) -> Array:
     """Return the vector (d,) that stands for a sequence.
 

@@ -155,7 +155,7 @@ def _with_model(
     meaning = profile_of(profile)
     choose_blas(blas)
     from parity.checkpoint import open_checkpoint
-    from parity.port_model import load_port
+    from parity.port_model import hold_filters, load_port
     from parity.tokens import sequences_of
 
     (path, settings, config), (text, tokenizer, ids, length, mask_id) = named, given
@@ -164,6 +164,8 @@ def _with_model(
             checkpoint.config, text=text, tokenizer=tokenizer, ids=ids, length=length, mask_id=mask_id
         )
         model = load_port(checkpoint, meaning, budget_bytes)
+    if len(sequences) > 1:
+        hold_filters(model, len(sequences[0].ids))
     return then(model, sequences)
 
 

@@ -38,9 +38,9 @@ EXTRA_FILES: Final = {*(f"kernels/{name}" for name in KERNELS), "linear", "ops",
 EXTRA_NAMES: Final = {
     "fft_conv": {"channels_at_once", "fft_length", "skip_term"},
     "heads": {"Decoder"},
-    "hyena": {"FilterMlp"},
+    "hyena": {"FilterMlp", "HeldKernels"},
 }
-EXTRA_METHODS: Final = {"HyenaFilter": {"ties"}, "BertForMaskedLM": {"ties"}}
+EXTRA_METHODS: Final = {"HyenaFilter": {"hold", "kernels", "release", "ties"}, "BertForMaskedLM": {"ties"}}
 EXTRA_EXPORTS: Final = {"Embedding", "Linear", "Ops"}
 """torch brings its own Linear and Embedding, and needs no seam."""
 

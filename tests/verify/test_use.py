@@ -16,7 +16,7 @@ from parity.checkpoint import convert, extend, open_checkpoint
 from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM, POSITION_IDS, Head
 from parity.checkpoint.record import record_path
 from parity.errors import CaseError, CheckpointError, OutputError
-from parity.port_model import embedding, fillings, load_port
+from parity.port_model import embedding, fillings, hold_filters, load_port
 from parity.spec.arrays import Array
 from parity.spec.profile import CANONICAL
 from parity.tokens import Tokens, tokens_of
@@ -80,6 +80,35 @@ def test_a_budget_changes_no_bit() -> None:
         tokens = tokens_of(TINY)
         one, other = (embedding(load_port(checkpoint, CANONICAL, budget), tokens) for budget in (1, None))
     assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_held_filters_change_no_bit(head: Head, tmp_path: Path) -> None:
+    with open_checkpoint(small_file(tmp_path, "plain", head)) as checkpoint:
+        tokens, model = tokens_of(TINY), load_port(checkpoint, CANONICAL)
+    expected = embedding(model, tokens)
+    assert hold_filters(model, len(tokens.ids)) > 0
+    assert np.array_equal(embedding(model, tokens), expected)
+
+
+def test_filters_are_held_as_far_as_the_limit_goes() -> None:
+    with open_checkpoint(TINY_CHECKPOINT) as checkpoint:
+        model = load_port(checkpoint, CANONICAL)
+    every = hold_filters(model, 8)
+    each = 2 * 4 * 8 * TINY.hidden_size
+    assert every == each * TINY.num_hidden_layers * (1 + TINY.residual_long_conv)
+    assert hold_filters(model, 8, every - 1) == every - each
+    assert hold_filters(model, 8, 0) == 0
+
+
+def test_several_sequences_are_answered_with_filters_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    monkeypatch.setattr("parity.port_model.hold_filters", lambda model, length: held.append(length))
+    ids = tmp_path / "ids"
+    for rows, lengths in (([[3, 1, 4]], []), ([[3, 1, 4], [1, 5, 9]], [3])):
+        ids.write_text(json.dumps(rows), encoding="utf-8")
+        assert invoke("embed", str(TINY_CHECKPOINT), "--ids", str(ids), "--json").status == 0
+        assert held == lengths
 
 
 def test_the_commands_answer(tmp_path: Path) -> None:
