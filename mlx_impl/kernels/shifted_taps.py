@@ -22,6 +22,8 @@ import mlx.core as mx
 from mlx_impl.kernels.derivatives import with_vjp
 
 MACHINES: Final = ("x86_64", "AMD64")
+LEAST: Final = 2**14
+"""Numbers of x below which the single pass of `mx.conv1d` costs less than a dozen operations of MLX."""
 
 
 def has_its_bits(x: mx.array, weight: mx.array, padding: int, groups: int) -> bool:

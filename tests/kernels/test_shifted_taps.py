@@ -153,7 +153,9 @@ def test_second_derivatives_are_those_of_the_library() -> None:
 
 def test_the_port_takes_it_for_its_short_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shifted_taps, "full_convolution", lambda x, weight: mx.array(17.0))
-    assert Library().conv1d(mx.ones((1, 8, 4)), mx.ones((4, 3, 1)), padding=2, groups=4) == 17.0
+    weight, long = mx.ones((4, 3, 1)), shifted_taps.LEAST // 4
+    assert Library().conv1d(mx.ones((1, long, 4)), weight, padding=2, groups=4) == 17.0
+    assert Library().conv1d(mx.ones((1, long - 1, 4)), weight, padding=2, groups=4).shape == (1, long + 1, 4)
 
 
 def _given(
@@ -182,6 +184,7 @@ NOT_CLAIMED: Final = {
 def test_the_library_answers_where_nothing_is_claimed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, padding, groups = NOT_CLAIMED[name]
     monkeypatch.delattr(shifted_taps, "full_convolution")
+    monkeypatch.setattr(shifted_taps, "LEAST", 0)
     assert has_its_bits(*_given())
     assert not has_its_bits(x, weight, padding, groups)
     expected = mx.conv1d(x, weight, padding=padding, groups=groups)
