@@ -87,7 +87,7 @@ class Library:
         return mx.fast.layer_norm(x, weight, bias, eps)
 
     def conv1d(self, x: mx.array, weight: mx.array, padding: int, groups: int) -> mx.array:
-        """`mx.conv1d`: x (b, l, c), weight (c, taps, c / groups); of long inputs the same bits sooner, where there is a way."""
+        """`mx.conv1d`: x (b, l, c), weight (c, taps, c / groups); the same bits sooner where there is a way."""
         if x.size >= shifted_taps.LEAST and shifted_taps.has_its_bits(x, weight, padding, groups):
             return shifted_taps.full_convolution(x, weight)
         return mx.conv1d(x, weight, padding=padding, groups=groups)

@@ -155,7 +155,7 @@ def _with_model(
     meaning = profile_of(profile)
     choose_blas(blas)
     from parity.checkpoint import open_checkpoint
-    from parity.port_model import hold_filters, load_port
+    from parity.port_model import freed_memory_kept, hold_filters, load_port
     from parity.tokens import sequences_of
 
     (path, settings, config), (text, tokenizer, ids, length, mask_id) = named, given
@@ -166,7 +166,8 @@ def _with_model(
         model = load_port(checkpoint, meaning, budget_bytes)
     if len(sequences) > 1:
         hold_filters(model, len(sequences[0].ids))
-    return then(model, sequences)
+    with freed_memory_kept():
+        return then(model, sequences)
 
 
 def _embed(model: PortModel, sequences: tuple[Tokens, ...], as_json: bool) -> int:

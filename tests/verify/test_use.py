@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from parity.checkpoint import convert, extend, open_checkpoint
 from parity.checkpoint.layout import CLASSIFICATION, MASKED_LM, POSITION_IDS, Head
 from parity.checkpoint.record import record_path
 from parity.errors import CaseError, CheckpointError, OutputError
-from parity.port_model import embedding, fillings, hold_filters, load_port
+from parity.port_model import CACHE_BYTES, embedding, fillings, freed_memory_kept, hold_filters, load_port
 from parity.spec.arrays import Array
 from parity.spec.profile import CANONICAL
 from parity.tokens import Tokens, tokens_of
@@ -99,6 +100,41 @@ def test_filters_are_held_as_far_as_the_limit_goes() -> None:
     assert every == each * TINY.num_hidden_layers * (1 + TINY.residual_long_conv)
     assert hold_filters(model, 8, every - 1) == every - each
     assert hold_filters(model, 8, 0) == 0
+
+
+def cached_after_freeing(nbytes: int) -> int:
+    mx.clear_cache()
+    array = mx.ones(nbytes // 4)
+    mx.eval(array)
+    del array
+    return mx.get_cache_memory()
+
+
+def test_freed_memory_is_kept_while_a_model_is_at_work_and_no_longer() -> None:
+    size = 2**26
+    with mx.stream(mx.cpu):
+        assert cached_after_freeing(size) < size
+        with freed_memory_kept():
+            assert cached_after_freeing(size) >= size
+        assert mx.get_cache_memory() == 0
+        assert cached_after_freeing(size) < size
+
+
+def test_the_limit_is_what_it_was_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(mx, "set_cache_limit", lambda limit: limits.append(limit) or 7)
+    with pytest.raises(ValueError, match="planted"), freed_memory_kept(5):
+        raise ValueError("planted")
+    assert limits == [5, 7]
+
+
+def test_a_command_works_with_freed_memory_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(mx, "set_cache_limit", lambda limit: limits.append(limit) or 7)
+    ids = tmp_path / "ids"
+    ids.write_text("3 1 4", encoding="utf-8")
+    assert invoke("embed", str(TINY_CHECKPOINT), "--ids", str(ids), "--json").status == 0
+    assert limits == [CACHE_BYTES, 7]
 
 
 def test_several_sequences_are_answered_with_filters_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
