@@ -114,6 +114,17 @@ def kernels(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Time models, harness and metrics beside others: writes reports/bench.json and .md; about 40 minutes.
+
+    Arguments go to `parity bench`; docs/bench.md.
+    """
+    session.install("-c", "constraints.txt", "-e", ".[bench]")
+    files = ["--json", "reports/bench.json", "--markdown", "reports/bench.md"]
+    session.run("parity", "bench", *files, *session.posargs, env={"MLX_ENABLE_TF32": "0"})
+
+
+@nox.session
 def capture(session: nox.Session) -> None:
     """Measure what capture adds to two bare passes, in time and memory. Arguments go to the benchmark."""
     install(session)

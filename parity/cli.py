@@ -24,6 +24,7 @@ from rich.console import Console
 from parity import (
     attribution_command,
     baseline_command,
+    bench_command,
     checkpoint_command,
     extremes_command,
     gate_command,
@@ -757,6 +758,7 @@ zoo_command.register(app, _guarded)
 mutants_command.register(app, _guarded)
 baseline_command.register(app, _guarded)
 gate_command.register(app, _guarded)
+bench_command.register(app, _guarded)
 history_command.register(app, _guarded)
 pages_command.register(app, _guarded)
 checkpoints = checkpoint_command.register(app, _guarded)
