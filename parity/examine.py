@@ -8,14 +8,23 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
-from parity.backends.noise import Noise, draw_exact, draw_wavering, predict_noise, same_shape, with_rounding
+from parity.backends.noise import (
+    Noise,
+    draw_exact,
+    draw_wavering,
+    predict_noise,
+    same_shape,
+    size_of,
+    with_rounding,
+    with_rounding_of,
+)
 from parity.backends.port import arithmetic, build_port, run_port, run_port_outputs
 from parity.backends.reference import (
     at_rung,
@@ -35,9 +44,9 @@ from parity.cases import Case, draw_inputs, draw_parameters
 from parity.errors import CaseError, ConfigError
 from parity.layouts import nearest_layout
 from parity.meaning import Meaning, classify, finer_rungs
-from parity.metrics import error_of, error_ratio, quantisation_error
+from parity.metrics import ErrorMetrics, error_of, error_ratio, quantisation_error
 from parity.pairs import Pair
-from parity.predictions import NoPredictions, PredictionFile, Predictions, remembered, subject_of
+from parity.predictions import Answer, NoPredictions, PredictionFile, Predictions, remembered, subject_of
 from parity.spec.arrays import AnyArray, Array, Arrays
 from parity.spec.precision import BY_DTYPE, RUNGS, Rung
 from parity.spec.profile import HyperProfile
@@ -51,7 +60,7 @@ from parity.tolerance import (
     propagated,
 )
 from parity.trace import Trace, TracedTensor, kind_of, same_bits
-from parity.verdict import Judgement, failed, judge, judge_decided, judge_exact
+from parity.verdict import Judgement, Known, failed, judge, judge_decided, judge_exact
 
 UNSTEADY: Final = "its shape depends on rounding"
 """Why an intermediate of the reference is compared with nothing."""
@@ -83,6 +92,14 @@ class Examination:
     port: Trace | None = None
     leaks: tuple[str, ...] = ()
     unpaired: Mapping[str, str] = field(default_factory=dict)
+
+
+class Ground(NamedTuple):
+    """Root mean square and largest magnitude of a truth, and the error of rounding it to its format; 0 at f64."""
+
+    rms: float
+    largest: float
+    quantisation: float
 
 
 class Modules:
@@ -185,6 +202,8 @@ class Bench:
         self._exact: dict[tuple[str, int], Sequence[Mapping[str, AnyArray]]] = {}
         self._main_outputs: dict[str, TracedTensor] = {}
         self._kappa: Mapping[str, float] | None = None
+        self._grounds: dict[str, Mapping[str, Ground]] = {}
+        self._reference_errors: dict[tuple[str, str], ErrorMetrics] = {}
 
     def _subject(self) -> str:
         pair, case = self.pair, self.case
@@ -282,6 +301,30 @@ class Bench:
             return dict.fromkeys(self.truth, (0.0,))
         found = jitter_kappa(self.pair, self.module, self.inputs, self.truth, self.case.seed)
         return {name: (number,) for name, number in found.items()}
+
+    def ground(self, rung: Rung, name: str) -> Ground:
+        """Return what a verdict on a tensor at `rung` needs to know of its truth alone."""
+        if rung.name not in self._grounds:
+            answer = remembered(self._kept, f"grounds at {rung.name}", lambda: self._measured_grounds(rung))
+            self._grounds[rung.name] = {name: Ground(*numbers) for name, numbers in answer.items()}
+        return self._grounds[rung.name][name]
+
+    def _measured_grounds(self, rung: Rung) -> Answer:
+        reference, found = self.reference(rung), dict[str, tuple[float, ...]]()
+        for name in (name for name in self.truth if same_shape(reference, self.truth, name)):
+            values = self.truth[name].values
+            floor = 0.0 if rung.name == "f64" else quantisation_error(values, BY_DTYPE[reference[name].dtype])
+            found[name] = (*size_of(values), floor)
+        return found
+
+    def known(self, rung: Rung, name: str) -> Known:
+        """Return what a verdict on a tensor at `rung` needs that does not depend on the port."""
+        if (rung.name, name) not in self._reference_errors:
+            reference = self.reference(rung)[name]
+            self._reference_errors[rung.name, name] = error_of(
+                reference.values, self.truth[name].values, BY_DTYPE[reference.dtype]
+            )
+        return Known(self._reference_errors[rung.name, name], self.ground(rung, name).quantisation)
 
     def scales(self, profile: HyperProfile) -> Mapping[str, Scale]:
         """Return the explicit error models of the outputs."""
@@ -490,10 +533,21 @@ def _judgements(
             judgements[name] = failed(f"{kind_of(port.exact[name])}, the reference has {reference[name].dtype}")
             continue
         held = BY_DTYPE[reference[name].dtype]
-        noise = with_rounding(Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name], truth.values, held)
+        steady = same_shape(reference, bench.truth, name)
+        size = bench.ground(rung, name)[:2] if steady else size_of(truth.values)
+        reaching = Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name]
+        noise = with_rounding_of(reaching, *size, held)
         allowance = None if fresh else propagated(noise.rms, noise.maximum, rung, held)
         judgements[name] = judge(
-            truth, reference[name], port.get(name), rung, allowance, noise.rms, scales.get(name), bench.kappa[name]
+            truth,
+            reference[name],
+            port.get(name),
+            rung,
+            allowance,
+            noise.rms,
+            scales.get(name),
+            bench.kappa[name],
+            bench.known(rung, name) if steady else None,
         )
     return judgements
 

@@ -69,6 +69,19 @@ class Judgement:
     undecided: int = 0
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a verdict needs that does not depend on the port.
+
+    Args:
+        reference: Metrics of the reference against truth at the rung.
+        quantisation: `quantisation_error` of the truth in the format of the tensor; at f64 nobody looks at it.
+    """
+
+    reference: ErrorMetrics
+    quantisation: float
+
+
 def failed(reason: str, detail: str = "") -> Judgement:
     """Return the verdict on a tensor that cannot be measured at all."""
     return Judgement(False, reason, math.inf, math.inf, 0.0, None, None, None, None, detail)
@@ -83,6 +96,7 @@ def judge(
     noise_rms: float,
     scale: Scale | None,
     kappa: float = 0.0,
+    known: Known | None = None,
 ) -> Judgement:
     """Judge the port's tensor.
 
@@ -98,6 +112,7 @@ def judge(
         noise_rms: Predicted rms error, for `scaled`.
         scale: Explicit error model of this tensor.
         kappa: Conditioning by jitter, for the record.
+        known: What does not depend on the port, None to have it measured.
     """
     if port is None:
         return failed("the port has no such tensor")
@@ -114,10 +129,10 @@ def judge(
         return failed("no error model: neither predicted noise nor an explicit scale stands behind it")
     special = compare_special(port.values, reference.values, held)
     metrics = error_of(port.values, truth.values, held)
-    reference_metrics = error_of(reference.values, truth.values, held)
+    known = known or _known(truth, reference, rung, held)
     if metrics.count == 0 and not special.fatal:
         return failed("nothing compared: no element is finite")
-    gates = {"finite": _finite_gate(port.values, truth.values, special)}
+    gates = {"finite": _finite_gate(port.values, truth.values, special, metrics.count)}
     if allowance is not None:
         gates["rms error"] = _over(metrics.rms, allowance.rms)
         gates["largest error"] = _over(metrics.max_abs, allowance.maximum)
@@ -133,8 +148,10 @@ def judge(
         scaled=_over(metrics.rms, noise_rms),
         conditioning=noise_rms / (held.u * metrics.truth_rms) if metrics.truth_rms > 0 else 0.0,
         port=metrics,
-        reference=reference_metrics,
-        port_over_reference=None if rung.name == "f64" else _accuracy(metrics, reference_metrics, truth.values, held),
+        reference=known.reference,
+        port_over_reference=None
+        if rung.name == "f64"
+        else error_ratio(metrics.l2, known.reference.l2, known.quantisation),
         special=special,
         kappa=kappa,
         predicted_ratio=max(gates.get("rms error", 0.0), gates.get("largest error", 0.0)),
@@ -230,8 +247,18 @@ def _over(error: float, allowed: float) -> float:
     return error / allowed if allowed > 0 else math.inf
 
 
-def _finite_gate(port: Array, truth: Array, special: SpecialValues) -> float:
-    """0 if the port is finite wherever the truth is, and as the reference elsewhere; else infinite."""
+def _known(truth: TracedTensor, reference: TracedTensor, rung: Rung, held: Rung) -> Known:
+    quantisation = 0.0 if rung.name == "f64" else quantisation_error(truth.values, held)
+    return Known(error_of(reference.values, truth.values, held), quantisation)
+
+
+def _finite_gate(port: Array, truth: Array, special: SpecialValues, finite: int) -> float:
+    """0 if the port is finite wherever the truth is, and as the reference elsewhere; else infinite.
+
+    `finite` counts the elements where port and truth are both finite: with all of them there is nothing to look for.
+    """
+    if finite == port.size:
+        return math.inf if special.fatal else 0.0
     return math.inf if special.fatal or bool((np.isfinite(truth) & ~np.isfinite(port)).any()) else 0.0
 
 
@@ -253,10 +280,6 @@ def _scale_gates(error: Array, truth: Array, scale: Scale, rung: Rung, held: Run
 
 def _rms(values: Array, axes: tuple[int, ...]) -> Array:
     return np.asarray(np.sqrt(np.mean(np.square(values), axis=axes, keepdims=True)))
-
-
-def _accuracy(port: ErrorMetrics, reference: ErrorMetrics, truth: Array, held: Rung) -> float:
-    return error_ratio(port.l2, reference.l2, quantisation_error(truth, held))
 
 
 def _explain(gate: str, ratio: float, special: SpecialValues) -> str:

@@ -425,11 +425,19 @@ def noise_of(runs: Sequence[Array], truth: Array, rung: Rung) -> Noise:
 
 def with_rounding(noise: Noise, truth: Array, held: Rung) -> Noise:
     """Add the rounding of a tensor to the format it is held in to the noise that reaches it."""
-    size = np.abs(truth)
-    rms, largest = rounding_of(
-        float(np.sqrt(np.mean(np.square(size)))) if size.size else 0.0, float(size.max(initial=0.0)), held
-    )
+    return with_rounding_of(noise, *size_of(truth), held)
+
+
+def with_rounding_of(noise: Noise, truth_rms: float, truth_max: float, held: Rung) -> Noise:
+    """Do that where the sizes of the tensor are known, as of `size_of`."""
+    rms, largest = rounding_of(truth_rms, truth_max, held)
     return Noise(float(np.hypot(noise.rms, rms)), noise.maximum + largest)
+
+
+def size_of(truth: Array) -> tuple[float, float]:
+    """Return the root mean square and the largest magnitude of a tensor, 0 where it has no elements."""
+    size = np.abs(truth)
+    return float(np.sqrt(np.mean(np.square(size)))) if size.size else 0.0, float(size.max(initial=0.0))
 
 
 @contextmanager
