@@ -17,6 +17,7 @@ from typing import Any, Final
 import numba
 import numpy as np
 
+from parity.metrics.engine.lanes import lane_sums
 from parity.metrics.engine.parts import BIN_SHIFT
 from parity.metrics.engine.tree import LANES, LEAF
 
@@ -101,41 +102,38 @@ def first_pass(
         How many elements are correctly rounded.
     """
     tiny_bits, _, grow, shrink, shift = form
-    error, exact, square = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
-    inverse, ulps, rounded, scaled, steps = (
-        np.empty(LEAF),
-        np.empty(LEAF),
-        np.empty(LEAF),
-        np.empty(LEAF),
-        np.empty(LEAF),
-    )
-    high, low, ulps_high, steps_high = np.full(LEAF, -np.inf), np.full(LEAF, np.inf), np.zeros(LEAF), np.zeros(LEAF)
-    error_bits, exact_bits = error.view(np.int64), exact.view(np.int64)
+    # Views are made once, since each is counted as a reference to its array.
+    error, exact, inverse, ulps = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
+    rounded, scaled, steps = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
+    spread, ulps_high, steps_high = np.full(2 * LANES, -np.inf), np.zeros(LEAF), np.zeros(LEAF)
+    spread[LANES:] = np.inf
+    error_bits, exact_bits, inverse_bits = error.view(np.int64), exact.view(np.int64), inverse.view(np.int64)
+    ulp_bits, scaled_bits, step_bits = ulps.view(np.int64), scaled.view(np.int64), steps.view(np.int64)
     waiting, values, depths = np.empty((DEPTH, 2), np.int64), np.empty((DEPTH, 3)), np.empty(DEPTH, np.int64)
     waiting[0, 0], waiting[0, 1], ahead, held, start, correct = actual.size, 0, 1, 0, 0, 0
+    error_sizes, exact_sizes = sizes[0], sizes[1]
     while ahead:
-        size, depth, ahead = next_leaf(waiting, ahead)
-        computed, expected = actual[start : start + size], truth[start : start + size]
-        _errors(computed, expected, error, exact)
-        values[held, 0] = _leaf_sum(error, size)
-        _squares(error, square, size)
-        values[held, 1] = _leaf_sum(square, size)
-        _squares(exact, square, size)
-        values[held, 2] = _leaf_sum(square, size)
+        leaf, depth, ahead = next_leaf(waiting, ahead)
+        # An index that may be negative keeps a loop from becoming vector instructions.
+        begin, size = np.uint64(start), np.uint64(leaf)
+        values[held, 0], values[held, 1], values[held, 2] = leaf_sums(actual, truth, start, leaf, spread)
         depths[held] = depth
         held = add_siblings(values, depths, held + 1)
-        _spread(error, high, low, size)
-        _range(error_bits, sizes[0], size)
-        _range(exact_bits, sizes[1], size)
-        correct += _ulps(computed, exact, exact_bits, inverse, ulps, rounded, tiny_bits, grow)
+        _errors(actual, truth, begin, size, error, exact)
+        _range(error_bits, error_sizes, size)
+        _range(exact_bits, exact_sizes, size)
+        _inverses(exact_bits, size, inverse_bits, tiny_bits)
+        correct += _ulps(actual, begin, size, exact, inverse, ulps, rounded, grow)
         _raise_all(ulps, ulps_high, size)
-        _count(ulps.view(np.int64), ulp_bins, size)
-        _steps(computed, exact_bits, rounded, scaled, steps, tiny_bits, shrink, shift)
+        _count(ulp_bits, ulp_bins, size)
+        _scale(actual, begin, size, scaled, shrink)
+        _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
         _raise_all(steps, steps_high, size)
-        _count(steps.view(np.int64), step_bins, size)
-        start += size
+        _count(step_bits, step_bins, size)
+        start += leaf
     sums[0], sums[1], sums[2] = values[0, 0], values[0, 1], values[0, 2]
-    extremes[0], extremes[1], extremes[2], extremes[3] = high.max(), low.min(), ulps_high.max(), steps_high.max()
+    extremes[0], extremes[1] = spread[:LANES].max(), spread[LANES:].min()
+    extremes[2], extremes[3] = ulps_high.max(), steps_high.max()
     return correct
 
 
@@ -148,37 +146,34 @@ def second_pass(
     `kept` has one row a target, `states` its fill, least and largest bits; two targets of ulps, then two of steps.
     """
     tiny_bits, _, grow, shrink, shift = form
-    error, exact, square = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
-    inverse, ulps, rounded, scaled, steps = (
-        np.empty(LEAF),
-        np.empty(LEAF),
-        np.empty(LEAF),
-        np.empty(LEAF),
-        np.empty(LEAF),
-    )
-    exact_bits = exact.view(np.int64)
+    error, exact, inverse, ulps = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
+    rounded, scaled, steps, square = np.empty(LEAF), np.empty(LEAF), np.empty(LEAF), np.empty(LEAF)
+    exact_bits, inverse_bits, scaled_bits = exact.view(np.int64), inverse.view(np.int64), scaled.view(np.int64)
+    ulp_bits, step_bits = ulps.view(np.int64), steps.view(np.int64)
     waiting, values, depths = np.empty((DEPTH, 2), np.int64), np.empty((DEPTH, 3)), np.empty(DEPTH, np.int64)
     waiting[0, 0], waiting[0, 1], ahead, held, start = actual.size, 0, 1, 0, 0
     wants_ulps, wants_steps = ulp_targets.max() >= 0, step_targets.max() >= 0
     while ahead:
-        size, depth, ahead = next_leaf(waiting, ahead)
-        computed, expected = actual[start : start + size], truth[start : start + size]
-        _errors(computed, expected, error, exact)
+        leaf, depth, ahead = next_leaf(waiting, ahead)
+        begin, size = np.uint64(start), np.uint64(leaf)
+        _errors(actual, truth, begin, size, error, exact)
         for i in range(size):
             apart = error[i] - mean
             square[i] = apart * apart
-        values[held, 0], values[held, 1], values[held, 2] = _leaf_sum(square, size), 0.0, 0.0
+        values[held, 0], values[held, 1], values[held, 2] = _leaf_sum(square, leaf), 0.0, 0.0
         depths[held] = depth
         held = add_siblings(values, depths, held + 1)
         if wants_ulps or wants_steps:
-            _ulps(computed, exact, exact_bits, inverse, ulps, rounded, tiny_bits, grow)
+            _inverses(exact_bits, size, inverse_bits, tiny_bits)
+            _ulps(actual, begin, size, exact, inverse, ulps, rounded, grow)
             for target in range(ulp_targets.size):
-                _keep(ulps, ulp_targets[target], kept, states, target, size)
+                _keep(ulps, ulp_bits, ulp_targets[target], kept, states, target, size)
         if wants_steps:
-            _steps(computed, exact_bits, rounded, scaled, steps, tiny_bits, shrink, shift)
+            _scale(actual, begin, size, scaled, shrink)
+            _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
             for target in range(step_targets.size):
-                _keep(steps, step_targets[target], kept, states, ulp_targets.size + target, size)
-        start += size
+                _keep(steps, step_bits, step_targets[target], kept, states, ulp_targets.size + target, size)
+        start += leaf
     return values[0, 0]
 
 
@@ -242,25 +237,29 @@ def _leaf_sum(values: Any, size: Any) -> Any:
 
 
 @_jit
-def _errors(actual: Any, truth: Any, error: Any, exact: Any) -> None:
-    for i in range(actual.size):
+def leaf_sums(actual: Any, truth: Any, start: Any, size: Any, spread: Any) -> Any:
+    """Sum e, e**2, T**2 of a leaf in NumPy's order, and raise the eight highest and the eight lowest e in `spread`."""
+    whole = size - size % LANES
+    error, square, exact = 0.0, 0.0, 0.0
+    if whole:
+        error, square, exact = lane_sums(actual, truth, start, whole, spread)
+    for i in range(start + whole, start + size):
         value = np.float64(truth[i])
+        apart = np.float64(actual[i]) - value
+        error += apart
+        square += apart * apart
+        exact += value * value
+        spread[0] = max(spread[0], apart)
+        spread[LANES] = min(spread[LANES], apart)
+    return error, square, exact
+
+
+@_jit
+def _errors(actual: Any, truth: Any, start: Any, size: Any, error: Any, exact: Any) -> None:
+    for i in range(size):
+        value = np.float64(truth[start + i])
         exact[i] = value
-        error[i] = np.float64(actual[i]) - value
-
-
-@_jit
-def _squares(values: Any, square: Any, size: Any) -> None:
-    for i in range(size):
-        square[i] = values[i] * values[i]
-
-
-@_jit
-def _spread(error: Any, high: Any, low: Any, size: Any) -> None:
-    for i in range(size):
-        value = error[i]
-        high[i] = value if value > high[i] else high[i]
-        low[i] = value if value < low[i] else low[i]
+        error[i] = np.float64(actual[start + i]) - value
 
 
 @_jit
@@ -281,16 +280,18 @@ def _range(bits: Any, sizes: Any, size: Any) -> None:
 
 
 @_jit
-def _ulps(
-    actual: Any, exact: Any, exact_bits: Any, inverse: Any, ulps: Any, rounded: Any, tiny_bits: Any, grow: Any
-) -> Any:
-    """Write |actual/q - T/q| and rint(T/q), and count where the latter is actual/q."""
-    inverse_bits = inverse.view(np.int64)
-    correct = 0
-    for i in range(actual.size):
+def _inverses(exact_bits: Any, size: Any, inverse_bits: Any, tiny_bits: Any) -> None:
+    """Write the inverse of the binade of T, that of the least normal number below it."""
+    for i in range(size):
         inverse_bits[i] = _INVERSE - max(exact_bits[i] & _EXPONENT, tiny_bits)
-    for i in range(actual.size):
-        computed = np.float64(actual[i]) * inverse[i] * grow
+
+
+@_jit
+def _ulps(actual: Any, start: Any, size: Any, exact: Any, inverse: Any, ulps: Any, rounded: Any, grow: Any) -> Any:
+    """Write |actual/q - T/q| and rint(T/q), and count where the latter is actual/q."""
+    correct = 0
+    for i in range(size):
+        computed = np.float64(actual[start + i]) * inverse[i] * grow
         expected = exact[i] * inverse[i] * grow
         ulps[i] = abs(computed - expected)
         nearest = np.rint(expected)
@@ -300,17 +301,18 @@ def _ulps(
 
 
 @_jit
-def _steps(
-    actual: Any, exact_bits: Any, rounded: Any, scaled: Any, steps: Any, tiny_bits: Any, shrink: Any, shift: Any
-) -> None:
+def _scale(actual: Any, start: Any, size: Any, scaled: Any, shrink: Any) -> None:
+    for i in range(size):
+        scaled[i] = np.float64(actual[start + i]) * shrink
+
+
+@_jit
+def _steps(size: Any, exact_bits: Any, rounded: Any, scaled_bits: Any, steps: Any, tiny_bits: Any, shift: Any) -> None:
     """Write the distance of `actual` from rint(T/q)*q in steps of the format.
 
     Multiplied by `shrink`, the format's subnormal numbers are float64's: the bits above its own digits are a position.
     """
-    scaled_bits = scaled.view(np.int64)
-    for i in range(actual.size):
-        scaled[i] = np.float64(actual[i]) * shrink
-    for i in range(actual.size):
+    for i in range(size):
         here = (scaled_bits[i] & _MAGNITUDE) >> shift
         there = ((max(exact_bits[i] & _EXPONENT, tiny_bits) - tiny_bits) >> shift) + np.int64(abs(rounded[i]))
         alike = (scaled_bits[i] ^ exact_bits[i]) >= 0
@@ -325,15 +327,14 @@ def _count(bits: Any, bins: Any, size: Any) -> None:
 
 
 @_jit
-def _keep(values: Any, wanted: Any, kept: Any, states: Any, target: Any, size: Any) -> None:
+def _keep(values: Any, bits: Any, wanted: Any, kept: Any, states: Any, target: Any, size: Any) -> None:
     if wanted < 0:
         return
-    bits = values.view(np.int64)
+    fill, least, most = states[target, 0], states[target, 1], states[target, 2]
     for i in range(size):
         if bits[i] >> BIN_SHIFT == wanted:
-            fill = states[target, 0]
             if fill < kept.shape[1]:
                 kept[target, fill] = values[i]
-            states[target, 0] = fill + 1
-            states[target, 1] = min(states[target, 1], bits[i])
-            states[target, 2] = max(states[target, 2], bits[i])
+            fill += 1
+            least, most = min(least, bits[i]), max(most, bits[i])
+    states[target, 0], states[target, 1], states[target, 2] = fill, least, most

@@ -2,8 +2,7 @@
 
 A compiler may not reorder a sum of floats, and does not see that NumPy's eight lanes are one vector; nor does it turn
 a histogram of small numbers into comparisons. These intrinsics say both in vectors that LLVM cuts to what the processor
-has. They are for float32 on both sides: a value carried in float64 is exact, and so is every difference of two that
-share a binade.
+has.
 
 Arguments are contiguous arrays, `start` an index into the first two. What numba has cached of a caller does not see a
 change of this file: change the caller with it.
@@ -46,8 +45,8 @@ def lane_sums(_context: Any, actual: Any, truth: Any, start: Any, size: Any, spr
     """Sum e, e**2 and T**2 of a run in NumPy's eight lanes, and raise the extremes of e in `spread`.
 
     Args:
-        actual: float32.
-        truth: float32.
+        actual: float32 or float64.
+        truth: the same.
         start: Where the run begins.
         size: Its elements, a multiple of 8, not 0.
         spread: float64, eight highest and eight lowest e so far.
@@ -60,14 +59,15 @@ def lane_sums(_context: Any, actual: Any, truth: Any, start: Any, size: Any, spr
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         computed, exact, _, _, held = _pointers(context, builder, signature, arguments)
+        elements = [_F32 if kind.dtype == types.float32 else _F64 for kind in signature.args[:2]]
         begin, count = arguments[2], arguments[3]
         wide = ir.VectorType(_F64, LANES)
         spreads = [_load(builder, held, _index(LANES * part), wide) for part in range(2)]
-        terms = _lane_terms(builder, computed, exact, begin, wide)
+        terms = _lane_terms(builder, (computed, exact), elements, begin)
         first = [*terms, *(_better(builder, sign, terms[0], old) for sign, old in zip("><", spreads, strict=True))]
 
         def step(at: Any, values: Sequence[Any]) -> list[Any]:
-            terms = _lane_terms(builder, computed, exact, builder.add(begin, at), wide)
+            terms = _lane_terms(builder, (computed, exact), elements, builder.add(begin, at))
             sums = [builder.fadd(value, term) for value, term in zip(values[:3], terms, strict=True)]
             return sums + [
                 _better(builder, sign, terms[0], value) for sign, value in zip("><", values[3:], strict=True)
@@ -147,12 +147,14 @@ def _tally(builder: Any, distances: Sequence[Any], into: Any) -> None:
         _store(builder, tally, into, _index(value * TALLY))
 
 
-def _lane_terms(builder: Any, computed: Any, exact: Any, at: Any, wide: Any) -> list[Any]:
+def _lane_terms(builder: Any, pointers: Sequence[Any], elements: Sequence[Any], at: Any) -> list[Any]:
     """Return e, e**2 and T**2 of eight elements."""
-    narrow = ir.VectorType(_F32, LANES)
-    one, other = (builder.fpext(_load(builder, pointer, at, narrow), wide) for pointer in (computed, exact))
-    error = builder.fsub(one, other)
-    return [error, builder.fmul(error, error), builder.fmul(other, other)]
+    wide, values = ir.VectorType(_F64, LANES), []
+    for pointer, element in zip(pointers, elements, strict=True):
+        value = _load(builder, pointer, at, ir.VectorType(element, LANES))
+        values.append(value if element is _F64 else builder.fpext(value, wide))
+    error = builder.fsub(*values)
+    return [error, builder.fmul(error, error), builder.fmul(values[1], values[1])]
 
 
 def _loop(

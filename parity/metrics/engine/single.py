@@ -15,8 +15,8 @@ from typing import Any, Final
 import numba
 import numpy as np
 
-from parity.metrics.engine.compiled import DEPTH, add_siblings, next_leaf
-from parity.metrics.engine.lanes import CHUNK, SMALL, TALLY, WORDS, chunk_bits, lane_sums
+from parity.metrics.engine.compiled import DEPTH, add_siblings, leaf_sums, next_leaf
+from parity.metrics.engine.lanes import CHUNK, SMALL, TALLY, WORDS, chunk_bits
 from parity.metrics.engine.parts import BIN_SHIFT, COMMON
 from parity.metrics.engine.tree import LANES
 
@@ -71,7 +71,7 @@ def first_pass(actual: Any, truth: Any, sums: Any, extremes: Any, sizes: Any, co
     waiting[0, 0], waiting[0, 1], ahead, held, start, done = actual.size, 0, 1, 0, 0, 0
     while ahead:
         leaf, depth, ahead = next_leaf(waiting, ahead)
-        values[held, 0], values[held, 1], values[held, 2] = _leaf_sums(actual, truth, start, leaf, spread)
+        values[held, 0], values[held, 1], values[held, 2] = leaf_sums(actual, truth, start, leaf, spread)
         depths[held] = depth
         held = add_siblings(values, depths, held + 1)
         start += leaf
@@ -105,24 +105,6 @@ def first_pass(actual: Any, truth: Any, sums: Any, extremes: Any, sizes: Any, co
     most[0] = max(most[0], state.max())
     sizes[1, 0] = max(sizes[1, 0], np.float64(most.view(np.float32)[0]).view(np.uint64))
     return True
-
-
-@_jit
-def _leaf_sums(actual: Any, truth: Any, start: Any, size: Any, spread: Any) -> Any:
-    """Sum e, e**2, T**2 of a leaf in NumPy's order."""
-    whole = size - size % LANES
-    error, square, exact = 0.0, 0.0, 0.0
-    if whole:
-        error, square, exact = lane_sums(actual, truth, start, whole, spread)
-    for i in range(start + whole, start + size):
-        value = np.float64(truth[i])
-        apart = np.float64(actual[i]) - value
-        error += apart
-        square += apart * apart
-        exact += value * value
-        spread[0] = max(spread[0], apart)
-        spread[LANES] = min(spread[LANES], apart)
-    return error, square, exact
 
 
 @_jit
