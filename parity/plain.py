@@ -6,12 +6,16 @@ import json
 import math
 from typing import Any, Final
 
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+
 
 def plain(value: Any) -> Any:
     """Return `value` with infinities and NaN as the texts "infinity", "-infinity" and "nan", and tuples as lists.
 
     Python's `float` reads all three back.
     """
+    if value.__class__ in _PLAIN:  # most of what there is
+        return value
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from parity.backends import uniform
+from parity.backends import noise, uniform
 from parity.backends.uniform import LEAST_DRAWN, Uniform, draw
+from parity.cases import corpus_cases
+from parity.examine import Bench
+from parity.gradients import GradientBench
+from parity.spec.precision import RUNGS
+from parity.spec.profile import CANONICAL
+from parity.suites.m2_bert import SEQUENCE_CLASSIFICATION
 
 SHAPES = [(3,), (17, 4), (), (1, 5, 33), (0, 3), (2,), (LEAST_DRAWN,), (7, 11), (1,)]
 SEEDS = [0, 11, 2**63 + 5]
@@ -95,3 +101,20 @@ def test_a_reader_that_loses_its_place_is_seen(monkeypatch: pytest.MonkeyPatch) 
     plain = uniform._Kept.part
     monkeypatch.setattr(uniform._Kept, "part", lambda self, start, stop: plain(self, start, stop).flip(0))
     assert not same(read(Uniform(0), SHAPES), generated(0, SHAPES))
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_no_prediction_changes_the_numbers_that_others_read(spoilt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if spoilt:
+        plain = noise._Perturb._random
+        monkeypatch.setattr(noise._Perturb, "_random", lambda self, shape: plain(self, shape).neg_())
+    case = corpus_cases(SEQUENCE_CLASSIFICATION, 0)[-1]
+    bench = Bench(SEQUENCE_CLASSIFICATION, case, CANONICAL)
+    for rung in ("f32", "f16"):
+        bench.noise(RUNGS[rung], 1)
+    GradientBench(bench).noise(RUNGS["f32"], 1)
+    kept = uniform._kept(case.seed)
+    count = kept.after()[1]
+    (expected,) = generated(case.seed, [(count,)])
+    assert count >= LEAST_DRAWN
+    assert torch.equal(kept.part(0, count), expected) != spoilt
