@@ -94,7 +94,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         longest_bundled: Annotated[
             int | None,
             typer.Option(
-                min=128, metavar="L", help="The same where MLX multiplies by its wheel's slow library. Default: 512."
+                min=128, metavar="L", help="The same where MLX multiplies by its wheel's slow library. Default: 256."
             ),
         ] = None,
         all_lengths: Annotated[

@@ -51,11 +51,12 @@ def _made(report: Report) -> list[str]:
 
 def _run(run: Run) -> str:
     commit = f" at commit {run.commit}" if run.commit else ""
+    blas = "".join(f" MLX's BLAS {choice}: {library}." for choice, library in run.mlx_blas)
     quick = " Quick: sizes of a trial, no bound is judged." if run.quick else ""
     return (
         f"Parts {', '.join(run.parts)}: `{run.command}`{commit}, {run.started}, {run.seconds:.0f} s; load "
         f"{run.load:.2f} before, {run.load_after:.2f} after; seed {run.seed}; {run.threads} threads in part models; "
-        f"{run.patience}.{quick}"
+        f"{run.patience}.{blas}{quick}"
     )
 
 

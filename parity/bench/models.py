@@ -64,7 +64,7 @@ class ModelPlan:
     components: tuple[str, ...] = ()
     blas: tuple[str, ...] = ("torch", "bundled")
     longest: int = LONGEST
-    longest_bundled: int = 512
+    longest_bundled: int = 256
     all_lengths: bool = False
     seed: int = 0
     threads: int = 1
@@ -121,6 +121,19 @@ def _powers() -> Iterator[int]:
 def groups(plan: ModelPlan) -> int:
     """Return how many groups of contenders the plan times."""
     return sum(len(task.components) * len(task.lengths) * len(PASSES) for task in plan.tasks())
+
+
+def library_of(blas: str) -> str:
+    """Return the library whose bits MLX's products have by this choice, in a process that has loaded neither framework.
+
+    Frameworks are loaded in the order in which the parts load them.
+    """
+    choose_blas(blas)
+    import torch  # noqa: F401 - its library must be there before MLX binds a name
+
+    from parity.environment.product import blas_in_effect
+
+    return blas_in_effect()
 
 
 def measure_models(task: ModelTask, emit: Emit) -> None:

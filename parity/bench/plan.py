@@ -14,12 +14,12 @@ from parity.bench.cells import Cell, Skip
 from parity.bench.harness import HarnessTask, measure_harness, memory_cells, memory_skips
 from parity.bench.machine import describe_machine, load_now
 from parity.bench.metrics import MetricsTask, measure_metrics, polygraphy_missing
-from parity.bench.models import ModelPlan, groups, measure_models
+from parity.bench.models import ModelPlan, groups, library_of, measure_models
 from parity.bench.report import Report, Run
 from parity.bench.rounds import Patience
 from parity.errors import ConfigError
 from parity.suites.m2_bert_bench import PUBLISHED_SIZES
-from parity.workers import stream
+from parity.workers import stream, work
 
 PARTS: Final = ("models", "harness", "metrics", "budget")
 QUICK_PATIENCE: Final = Patience(seconds=0.3, least=3, most=5, single_above=5.0)
@@ -58,6 +58,10 @@ class Settings:
         if unknown or not self.parts:
             raise ConfigError(f"no part is called {(*unknown, '')[0]!r}; allowed: {', '.join(PARTS)}")
 
+    def choices(self) -> tuple[str, ...]:
+        """Return the choices of MLX's BLAS that the parts make."""
+        return self.models().blas if "models" in self.parts else self.blas[:1] * ("harness" in self.parts)
+
     def models(self) -> ModelPlan:
         """Return what part models times."""
         plan = ModelPlan(self.components, self.blas, seed=self.seed, threads=self.threads)
@@ -75,14 +79,14 @@ class Settings:
         task = HarnessTask(self.blas[0], seed=self.seed)
         if not self.quick:
             return task
-        sizes = (1 << 18, 1 << 20)
         return replace(
             task,
             length=128,
             patience=replace(QUICK_PATIENCE, single_above=30.0),
             lengths=(32, 64),
             depths=(1, 2),
-            elements=sizes,
+            elements=(),
+            counted=("fftconv", "mlp"),
         )
 
     def metrics(self) -> MetricsTask:
@@ -181,6 +185,7 @@ def measure(settings: Settings, command: str, commit: str, on_step: Callable[[li
         load_now(),
         settings.quick,
         _patience(settings.models().patience),
+        tuple((blas, library) for blas in settings.choices() for library in work(library_of, [blas], 1)),
     )
     return Report(describe_machine(), (run,), tuple(cells), skips(settings))
 

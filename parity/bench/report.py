@@ -36,6 +36,7 @@ class Run:
         load_after: That of its last minute.
         quick: Whether sizes were those of a trial, so that no bound is judged.
         patience: What decided on the number of rounds.
+        mlx_blas: By choice of MLX's BLAS the library that was seen multiplying; none where no part asks.
     """
 
     parts: tuple[str, ...]
@@ -49,16 +50,21 @@ class Run:
     load_after: float
     quick: bool
     patience: str
+    mlx_blas: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**asdict(self), "parts": list(self.parts), "mlx_blas": dict(self.mlx_blas)}
 
     @classmethod
     def from_dict(cls, data: Any) -> Run:
-        """Read what `to_dict` of the report wrote.
+        """Read what `to_dict` wrote.
 
         Raises:
             ReportError: A key is missing or unknown.
         """
         only(data, {field.name for field in fields(cls)}, set(), "a run")
-        return cls(**{**data, "parts": tuple(data["parts"])})
+        return cls(**{**data, "parts": tuple(data["parts"]), "mlx_blas": tuple(data["mlx_blas"].items())})
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Report:
                 "kind": KIND,
                 "schema": SCHEMA,
                 "machine": self.machine.to_dict(),
-                "runs": [asdict(run) for run in self.runs],
+                "runs": [run.to_dict() for run in self.runs],
                 "verdicts": [asdict(verdict) for verdict in self.verdicts()],
                 "growth": [{**asdict(growth), "excess": growth.excess} for growth in self.growths()],
                 "skips": [skip.to_dict() for skip in self.skips],

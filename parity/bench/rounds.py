@@ -43,10 +43,10 @@ class Patience:
         single_above: Seconds of one call beyond which there is one round, and no call before it to warm up.
     """
 
-    seconds: float = 4.0
+    seconds: float = 3.0
     least: int = 3
     most: int = 15
-    single_above: float = 20.0
+    single_above: float = 10.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:

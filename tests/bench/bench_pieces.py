@@ -13,7 +13,8 @@ LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def a_run(*parts: str, quick: bool = False) -> Run:
-    return Run(parts, "parity bench", "abc+", 0, 2, "2026-01-01T00:00:00+00:00", 1.5, 0.1, 2.0, quick, "3 rounds")
+    started, blas = "2026-01-01T00:00:00+00:00", (("torch", "a library"),)
+    return Run(parts, "parity bench", "abc+", 0, 2, started, 1.5, 0.1, 2.0, quick, "3 rounds", blas)
 
 
 def a_report(*cells: Cell, machine: Machine = MACHINE, quick: bool = False) -> Report:

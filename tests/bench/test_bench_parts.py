@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from harness_pieces import clean_environment
 
 from parity.bench import budget, harness, memory, metrics, models, stages
 from parity.bench.budget import BudgetTask, budget_cells
@@ -16,11 +21,13 @@ from parity.bench.harness import HarnessTask
 from parity.bench.models import ModelPlan, ModelTask, measure_models
 from parity.bench.passes import BarePasses
 from parity.bench.rounds import Patience, Timing
+from parity.blas import torch_library
 from parity.cases import Case
 from parity.errors import ConfigError, WorkerError
 from parity.suites import PAIRS
 from parity.suites.m2_bert_bench import NOT_TIMED, TIMED
 
+ROOT = Path(__file__).parents[2]
 TINY = (("hidden_size", 8), ("intermediate_size", 16), ("vocab_size", 12), ("hyena_filter_order", 4))
 ONCE = Patience(0.0, 1, 1)
 
@@ -79,10 +86,29 @@ def ours_of_inputs(gradients: Any, inputs: Any) -> dict[str, Any]:
     }
 
 
+CHILDREN = """
+import sys
+import parity.bench.plan
+loaded = {"mlx.core", "torch"} & sys.modules.keys()
+assert not loaded, loaded
+from parity.bench.models import library_of
+print(library_of(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or torch_library() is None, reason="no choice of BLAS on this system")
+@pytest.mark.parametrize(("blas", "is_torchs"), [("torch", True), ("bundled", False)])
+def test_a_process_multiplies_by_the_library_that_was_chosen(blas: str, is_torchs: bool, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", CHILDREN, blas]
+    environment = clean_environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert ("libtorch_cpu" in done.stdout) == is_torchs, done.stdout
+
+
 def test_lengths_are_powers_of_two_up_to_what_is_allowed() -> None:
     plan = ModelPlan(longest=8192)
     assert plan.lengths("layer", "torch") == (128, 256, 512, 1024, 2048, 4096, 8192)
-    assert plan.lengths("layer", "bundled") == (128, 256, 512)
+    assert plan.lengths("layer", "bundled") == (128, 256)
     assert plan.lengths("masked_lm", "torch")[-1] == TIMED["masked_lm"].longest
     lifted = ModelPlan(all_lengths=True, longest_bundled=32768)
     assert lifted.lengths("masked_lm", "bundled")[-1] == 32768
@@ -91,7 +117,7 @@ def test_lengths_are_powers_of_two_up_to_what_is_allowed() -> None:
 
 def test_what_is_left_out_is_said_with_its_reason() -> None:
     said = {skip.what: skip.reason for skip in ModelPlan().skips()}
-    assert "reference BLAS" in said["BLAS bundled beyond 512"]
+    assert "reference BLAS" in said["BLAS bundled beyond 256"]
     assert {f"{name} beyond {it.longest}" for name, it in TIMED.items() if it.longest < models.LONGEST} <= said.keys()
     assert all(timed.why for timed in TIMED.values() if timed.longest < models.LONGEST)
 

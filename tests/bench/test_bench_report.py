@@ -121,6 +121,7 @@ def test_the_page_shows_verdicts_machine_growth_and_what_is_missing() -> None:
         "it: a reason",
         "| 1.02 ms | 0.5 ms | 1,000,000 | 2,048,000 | 2 |",
         "load 0.10 before",
+        "MLX's BLAS torch: a library.",
         "abc+",
         "| layer | forward | torch | mlx | L + L log L | 1024 to 32768 | 1.000 | 1.000 | 1.000 to 1.108 |",
     ):
