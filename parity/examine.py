@@ -203,7 +203,7 @@ class Bench:
         self._main_outputs: dict[str, TracedTensor] = {}
         self._kappa: Mapping[str, float] | None = None
         self._grounds: dict[str, Mapping[str, Ground]] = {}
-        self._reference_errors: dict[tuple[str, str], ErrorMetrics] = {}
+        self._reference_errors: dict[tuple[str, int, int], ErrorMetrics] = {}
 
     def _subject(self) -> str:
         pair, case = self.pair, self.case
@@ -319,12 +319,12 @@ class Bench:
 
     def known(self, rung: Rung, name: str) -> Known:
         """Return what a verdict on a tensor at `rung` needs that does not depend on the port."""
-        if (rung.name, name) not in self._reference_errors:
-            reference = self.reference(rung)[name]
-            self._reference_errors[rung.name, name] = error_of(
-                reference.values, self.truth[name].values, BY_DTYPE[reference.dtype]
-            )
-        return Known(self._reference_errors[rung.name, name], self.ground(rung, name).quantisation)
+        reference, truth = self.reference(rung)[name], self.truth[name].values
+        # One tensor under several names is measured once; both traces are kept, so that no other takes its place.
+        place = rung.name, id(reference.values), id(truth)
+        if place not in self._reference_errors:
+            self._reference_errors[place] = error_of(reference.values, truth, BY_DTYPE[reference.dtype])
+        return Known(self._reference_errors[place], self.ground(rung, name).quantisation)
 
     def scales(self, profile: HyperProfile) -> Mapping[str, Scale]:
         """Return the explicit error models of the outputs."""
@@ -525,7 +525,8 @@ def _judgements(
 ) -> dict[str, Judgement]:
     reference, fresh = bench.reference(rung), bench.pair.fresh
     scales = {name: scale.times(bench.pair.factors, rung) for name, scale in bench.scales(profile).items()}
-    judgements = {}
+    judgements: dict[str, Judgement] = {}
+    alike: dict[tuple[object, ...], Judgement] = {}
     for name, truth in bench.truth.items():
         if name in apart:
             continue
@@ -538,17 +539,14 @@ def _judgements(
         reaching = Noise(0.0, 0.0) if fresh else bench.noise(rung, draws)[name]
         noise = with_rounding_of(reaching, *size, held)
         allowance = None if fresh else propagated(noise.rms, noise.maximum, rung, held)
-        judgements[name] = judge(
-            truth,
-            reference[name],
-            port.get(name),
-            rung,
-            allowance,
-            noise.rms,
-            scales.get(name),
-            bench.kappa[name],
-            bench.known(rung, name) if steady else None,
-        )
+        found, scale, kappa = port.get(name), scales.get(name), bench.kappa[name]
+        # What a submodule gave and its parent returned is one tensor under two names, on either side.
+        values = (truth.values, reference[name].values, found and found.values)
+        same = (*map(id, values), noise, kappa, None if scale is None else name)
+        if same not in alike:
+            known = bench.known(rung, name) if steady else None
+            alike[same] = judge(truth, reference[name], found, rung, allowance, noise.rms, scale, kappa, known)
+        judgements[name] = alike[same]
     return judgements
 
 
