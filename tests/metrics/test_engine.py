@@ -195,6 +195,20 @@ def test_the_tree_adds_as_numpy_does(size: int, limit: int, seed: int) -> None:
     assert combine([float(values[node.start : node.stop].sum()) for node in nodes], nodes) == float(values.sum())
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["f64", "f32"])
+def test_a_truth_of_the_format_needs_no_second_pass(
+    dtype: npt.DTypeLike, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actual, truth = pair_of(20_000, dtype, 18, dtype)
+    wanted = measure_pair_plain(actual, truth)
+    monkeypatch.delattr(engine_module._Work, "_second")
+    assert measure_pair(actual, truth, kernels=kernels) == wanted
+    # Quantiles of any real lie anywhere in their bin.
+    with pytest.raises(AttributeError, match="_second"):
+        measure_pair(actual.astype(np.float32), truth.astype(np.float64) * 1.1, kernels=kernels)
+
+
 def test_a_full_bin_is_cut_finer() -> None:
     values = np.sort(1.0 + generator(11).random(5000) * 2.0**-9)
     bits = values.view(np.int64)

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from parity.metrics.engine.lanes import lane_sums
-from parity.metrics.engine.parts import BIN_SHIFT
+from parity.metrics.engine.parts import ABOVE_EDGE, BIN_SHIFT, BINS, COPIES
 from parity.metrics.engine.tree import LANES, LEAF
 
 DEPTH: Final = 64
@@ -27,7 +27,9 @@ _EXPONENT: Final = np.int64(0x7FF0_0000_0000_0000)
 _INVERSE: Final = np.int64(2046 << 52)
 """Less the bits of a power of two: the bits of its inverse."""
 _MAGNITUDE: Final = np.int64(0x7FFF_FFFF_FFFF_FFFF)
+_ABOVE_EDGE: Final = np.int64(ABOVE_EDGE)
 _ONE: Final = np.uint64(1)
+_TWO: Final = np.uint64(2)
 
 _CONSTANTS: Final = (128, 8, 46)
 """What of other files is a constant of the machine code: numba drops what it has kept if this file changes, and this
@@ -124,12 +126,12 @@ def first_pass(
         _range(exact_bits, exact_sizes, size)
         _inverses(exact_bits, size, inverse_bits, tiny_bits)
         correct += _ulps(actual, begin, size, exact, inverse, ulps, rounded, grow)
-        _raise_all(ulps, ulps_high, size)
-        _count(ulp_bits, ulp_bins, size)
+        raise_all(ulps, ulps_high, size)
+        count_with_edges(ulp_bits, ulp_bins, size)
         _scale(actual, begin, size, scaled, shrink)
         _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
-        _raise_all(steps, steps_high, size)
-        _count(step_bits, step_bins, size)
+        raise_all(steps, steps_high, size)
+        count(step_bits, step_bins, size)
         start += leaf
     sums[0], sums[1], sums[2] = values[0, 0], values[0, 1], values[0, 2]
     extremes[0], extremes[1] = spread[:LANES].max(), spread[LANES:].min()
@@ -153,6 +155,7 @@ def second_pass(
     waiting, values, depths = np.empty((DEPTH, 2), np.int64), np.empty((DEPTH, 3)), np.empty(DEPTH, np.int64)
     waiting[0, 0], waiting[0, 1], ahead, held, start = actual.size, 0, 1, 0, 0
     wants_ulps, wants_steps = ulp_targets.max() >= 0, step_targets.max() >= 0
+    found = np.empty(LEAF, np.int64)
     while ahead:
         leaf, depth, ahead = next_leaf(waiting, ahead)
         begin, size = np.uint64(start), np.uint64(leaf)
@@ -167,12 +170,12 @@ def second_pass(
             _inverses(exact_bits, size, inverse_bits, tiny_bits)
             _ulps(actual, begin, size, exact, inverse, ulps, rounded, grow)
             for target in range(ulp_targets.size):
-                _keep(ulps, ulp_bits, ulp_targets[target], kept, states, target, size)
+                _keep(ulps, ulp_bits, ulp_targets[target], found, kept, states, target, size)
         if wants_steps:
             _scale(actual, begin, size, scaled, shrink)
             _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
             for target in range(step_targets.size):
-                _keep(steps, step_bits, step_targets[target], kept, states, ulp_targets.size + target, size)
+                _keep(steps, step_bits, step_targets[target], found, kept, states, ulp_targets.size + target, size)
         start += leaf
     return values[0, 0]
 
@@ -263,7 +266,8 @@ def _errors(actual: Any, truth: Any, start: Any, size: Any, error: Any, exact: A
 
 
 @_jit
-def _raise_all(values: Any, high: Any, size: Any) -> None:
+def raise_all(values: Any, high: Any, size: Any) -> None:
+    """Raise each of a leaf's highest values."""
     for i in range(size):
         high[i] = values[i] if values[i] > high[i] else high[i]
 
@@ -321,20 +325,34 @@ def _steps(size: Any, exact_bits: Any, rounded: Any, scaled_bits: Any, steps: An
 
 
 @_jit
-def _count(bits: Any, bins: Any, size: Any) -> None:
+def count(bits: Any, bins: Any, size: Any) -> None:
+    """Raise the bins of values by turns in the copies of a histogram."""
     for i in range(size):
-        bins[np.uint64(bits[i]) >> np.uint64(BIN_SHIFT)] += 1
+        bins[(i % np.uint64(COPIES)) * np.uint64(BINS) + (np.uint64(bits[i]) >> np.uint64(BIN_SHIFT))] += 1
 
 
 @_jit
-def _keep(values: Any, bits: Any, wanted: Any, kept: Any, states: Any, target: Any, size: Any) -> None:
+def count_with_edges(bits: Any, bins: Any, size: Any) -> None:
+    """Raise the bins of values, those that are a lower edge apart, by turns in the copies of a histogram."""
+    for i in range(size):
+        at = (np.uint64(bits[i]) >> np.uint64(BIN_SHIFT)) * _TWO + np.uint64((bits[i] & _ABOVE_EDGE) != 0)
+        bins[(i % np.uint64(COPIES)) * np.uint64(2 * BINS) + at] += 1
+
+
+@_jit
+def _keep(values: Any, bits: Any, wanted: Any, found: Any, kept: Any, states: Any, target: Any, size: Any) -> None:
     if wanted < 0:
         return
     fill, least, most = states[target, 0], states[target, 1], states[target, 2]
+    # Without a branch, which could not be foreseen.
+    count = np.uint64(0)
     for i in range(size):
-        if bits[i] >> BIN_SHIFT == wanted:
-            if fill < kept.shape[1]:
-                kept[target, fill] = values[i]
-            fill += 1
-            least, most = min(least, bits[i]), max(most, bits[i])
+        found[count] = i
+        count += np.uint64(bits[i] >> BIN_SHIFT == wanted)
+    for at in range(count):
+        i = found[at]
+        if fill < kept.shape[1]:
+            kept[target, fill] = values[i]
+        fill += 1
+        least, most = min(least, bits[i]), max(most, bits[i])
     states[target, 0], states[target, 1], states[target, 2] = fill, least, most

@@ -25,6 +25,7 @@ from parity.metrics.arrays import Index, as_array, unravel
 from parity.metrics.engine import plain
 from parity.metrics.engine.pair import STEP_EDGES, PairMetrics, StepMetrics, channels, rung_of
 from parity.metrics.engine.parts import (
+    ABOVE_EDGE,
     BIN_SHIFT,
     COMMON,
     KEPT,
@@ -71,7 +72,7 @@ _LARGEST: Final = float(np.finfo(np.float64).max)
 _FRACTION: Final = 52
 _BIAS: Final = 1023
 _COMMON_BITS: Final = bits_of(np.arange(float(COMMON)))
-_AT_EDGE: Final = _COMMON_BITS & ((1 << BIN_SHIFT) - 1) == 0
+_AT_EDGE: Final = _COMMON_BITS & ABOVE_EDGE == 0
 _SEVERAL: Final = bin_of(128.0)
 """The first bin that holds several whole numbers."""
 _Values = npt.NDArray[Any]
@@ -133,13 +134,11 @@ class _First:
     single: bool = False
 
     def ulps(self) -> Histogram:
-        """Count errors in ulps; those of float32 pairs are mostly whole numbers, each the lower edge of its bin."""
-        if not self.single:
-            bins = Window().cut([part.ulp_bins for part in self.counts])
-            return Histogram(Window(), bins, np.zeros_like(bins))
-        window = SINGLE_ULPS
-        halves = window.cut([part.ulp_halves.reshape(-1, 2) for part in self.counts])
-        return self._with_common(Histogram(window, halves.sum(axis=1), halves[:, 0].copy()))
+        """Count errors in ulps; against a truth of the format, most are whole numbers: edges of bins."""
+        window = SINGLE_ULPS if self.single else Window()
+        halves = window.cut([part.ulp_bins.reshape(-1, 2) for part in self.counts])
+        found = Histogram(window, halves.sum(axis=1), halves[:, 0].copy())
+        return self._with_common(found) if self.single else found
 
     def steps(self) -> Histogram:
         """Count distances: below 128 a bin holds one whole number, its lower edge."""
@@ -244,7 +243,7 @@ class _Work:
         from parity.metrics.engine import single
 
         special = np.zeros(3, np.int64)
-        counters = counts.ulp_halves, counts.step_bins, counts.common
+        counters = counts.ulp_bins, counts.step_bins, counts.common
         finite = single.first_pass(actual, truth, into.sums[at], into.extremes[at], counts.sizes, counters, special)
         zero, negative_zero, subnormal = special.tolist()
         found = SpecialValues(zero=zero, negative_zero=negative_zero, subnormal=subnormal)

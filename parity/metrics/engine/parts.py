@@ -17,6 +17,10 @@ from parity.spec.precision import Rung
 BIN_SHIFT: Final = 46
 """Bits of a non-negative float64 below its bin's: 64 bins an octave, whole numbers below 128 one each."""
 BINS: Final = 1 << (63 - BIN_SHIFT)
+ABOVE_EDGE: Final = (1 << BIN_SHIFT) - 1
+"""The bits of a float64 that are all 0 where it is the lower edge of its bin."""
+COPIES: Final = 4
+"""Copies of a histogram that take turns: raising one number twice in a row makes a processor wait."""
 KEPT: Final = 1 << 19
 """Values of one bin that are kept to be ranked: 4 MiB. A fuller bin is cut finer first."""
 COMMON: Final = 1 << 12
@@ -77,19 +81,18 @@ def form_of(rung: Rung) -> Form:
 
 @dataclass
 class Counts:
-    """What one worker counts: both histograms, how many numbers are correctly rounded, and the range of |e| and of |T|.
+    """What one worker counts: both histograms, how many are correctly rounded, and the range of |e| and of |T|.
 
-    `sizes` holds for each the bits of the largest and those of the least that is not 0, less one. `common` counts
-    pairs of float32 whose error in ulps and whose distance are that whole number; `ulp_halves` the other errors of
-    float32 in ulps, of each bin first its lower edge, then what lies above.
+    A histogram is its copies, one after the other; that of ulps has two entries a bin, of its lower edge and of what
+    lies above. `sizes` holds for each the bits of the largest and those of the least that is not 0, less one. `common`
+    counts pairs of float32 whose error in ulps and whose distance are that whole number.
     """
 
-    ulp_bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    step_bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    ulp_bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(COPIES * BINS * 2, np.int64))
+    step_bins: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(COPIES * BINS, np.int64))
     sizes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.array([[0, 2**64 - 1]] * 2, np.uint64))
     correct: int = 0
     common: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(COMMON, np.int64))
-    ulp_halves: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
 
 
 class Window(NamedTuple):
@@ -99,8 +102,9 @@ class Window(NamedTuple):
     stop: int = BINS
 
     def cut(self, counts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-        """Add arrays that have an entry, or a row, a bin."""
-        parts = [np.concatenate((part[:1], part[self.first : self.stop])) for part in counts]
+        """Add arrays of copies that have an entry, or a row, a bin."""
+        copies = [copy for part in counts for copy in np.split(part, len(part) // BINS)]
+        parts = [np.concatenate((copy[:1], copy[self.first : self.stop])) for copy in copies]
         return functools.reduce(np.add, parts)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from parity.metrics.engine.parts import BIN_SHIFT, Counts, Kept, bits_of
+from parity.metrics.engine.parts import ABOVE_EDGE, BIN_SHIFT, Counts, Kept, bits_of
 from parity.metrics.ulp import finite_ulp_error, round_to_spacing, ulp, ulp_distance
 from parity.spec.arrays import Array
 from parity.spec.precision import Rung
@@ -41,8 +41,9 @@ def first_pass(
 ) -> None:
     """Reduce a block of finite values, and count it: a row of `Blocks`, its sums in units of the scales."""
     in_ulps, steps, correct = _measures(actual, truth, rung)
-    for values, bins in ((in_ulps, counts.ulp_bins), (steps, counts.step_bins)):
-        np.add.at(bins, bits_of(values) >> BIN_SHIFT, 1)
+    in_bits = bits_of(in_ulps)
+    np.add.at(counts.ulp_bins, (in_bits >> BIN_SHIFT) * 2 + ((in_bits & ABOVE_EDGE) != 0), 1)
+    np.add.at(counts.step_bins, bits_of(steps) >> BIN_SHIFT, 1)
     counts.correct += correct
     error = errors(actual, truth)
     unit = error / scales[0]

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numba
 import numpy as np
 
-from parity.metrics.engine.compiled import DEPTH, add_siblings, leaf_sums, next_leaf
+from parity.metrics.engine.compiled import DEPTH, add_siblings, count, count_with_edges, leaf_sums, next_leaf, raise_all
 from parity.metrics.engine.lanes import CHUNK, SMALL, TALLY, WORDS, chunk_bits
-from parity.metrics.engine.parts import BIN_SHIFT, COMMON
+from parity.metrics.engine.parts import COMMON
 from parity.metrics.engine.tree import LANES
 
 _CHUNKS: Final = 127
@@ -31,8 +31,6 @@ _LEAST: Final = np.int32(-0x8000_0000)
 _FRACTION: Final = np.int64(23)
 _ONE_ULP: Final = np.int64(1023 + 127 + 23)
 """Float64's exponent of the inverse of ulp(T), and float32's of T, add up to this."""
-_REST: Final = np.int64((1 << BIN_SHIFT) - 1)
-_EVEN: Final = np.uint64(2**64 - 2)
 
 _INFINITE: Final = 0
 _COMMON: Final = 1
@@ -52,19 +50,19 @@ def first_pass(actual: Any, truth: Any, sums: Any, extremes: Any, sizes: Any, co
         sums: Three numbers to be written.
         extremes: Four numbers to be written.
         sizes: `Counts.sizes`; only the largest |T| is kept.
-        counters: `Counts.ulp_halves`, `step_bins` and `common`.
+        counters: `Counts.ulp_bins`, `step_bins` and `common`.
         special: int64: mismatches of zeros, negative zeros and subnormal numbers, to be raised.
 
     Returns:
         Whether all are finite; elsewhere everything written is void.
     """
     actual_bits, truth_bits = actual.view(np.int32), truth.view(np.int32)
-    spread, state, largest = np.full(2 * LANES, -np.inf), np.zeros(WORDS, np.int32), np.zeros(2)
+    spread, state, largest = np.full(2 * LANES, -np.inf), np.zeros(WORDS, np.int32), np.zeros(1, np.int64)
     spread[LANES:] = np.inf
-    most = np.zeros(1, np.int32)
+    most, ulps_high, steps_high = np.zeros(1, np.int32), np.zeros(CHUNK), np.zeros(CHUNK)
     tallies, since = np.zeros(SMALL * TALLY, np.uint8), 0
     # Made once, since every slice of an array is counted as a reference to it.
-    halves, step_bins, common = counters
+    ulp_bins, step_bins, common = counters
     inverse, ulps, distances = np.empty(CHUNK), np.empty(CHUNK), np.empty(CHUNK)
     inverse_bits, ulp_bits, distance_bits = inverse.view(np.int64), ulps.view(np.int64), distances.view(np.int64)
     waiting, values, depths = np.empty((DEPTH, 2), np.int64), np.empty((DEPTH, 3)), np.empty(DEPTH, np.int64)
@@ -95,13 +93,15 @@ def first_pass(actual: Any, truth: Any, sums: Any, extremes: Any, sizes: Any, co
                     _special(actual_bits, truth_bits, begin, size, special)
                     _scales(actual_bits, truth_bits, begin, size, inverse_bits, distances)
                     _errors(actual, truth, begin, size, inverse, ulps)
-                    _count_ulps(ulps, ulp_bits, size, halves, largest)
-                    _count_steps(distances, distance_bits, size, step_bins, largest)
+                    count_with_edges(ulp_bits, ulp_bins, size)
+                    raise_all(ulps, ulps_high, size)
+                    count(distance_bits, step_bins, size)
+                    raise_all(distances, steps_high, size)
             done = stop
     _settle(tallies, common, largest)
     sums[0], sums[1], sums[2] = values[0, 0], values[0, 1], values[0, 2]
     extremes[0], extremes[1] = spread[:LANES].max(), spread[LANES:].min()
-    extremes[2], extremes[3] = largest[0], largest[1]
+    extremes[2], extremes[3] = max(largest[0], ulps_high.max()), max(largest[0], steps_high.max())
     most[0] = max(most[0], state.max())
     sizes[1, 0] = max(sizes[1, 0], np.float64(most.view(np.float32)[0]).view(np.uint64))
     return True
@@ -117,7 +117,7 @@ def _settle(tallies: Any, common: Any, largest: Any) -> None:
             tallies[i] = 0
         if count:
             common[value] += count
-            largest[0], largest[1] = max(largest[0], value), max(largest[1], value)
+            largest[0] = max(largest[0], value)
 
 
 @_jit
@@ -145,7 +145,7 @@ def _count_common(computed: Any, exact: Any, start: Any, size: Any, common: Any,
         distance = np.int32(abs(np.int32(computed[start + i] - exact[start + i])))
         most = max(most, distance)
         common[np.uint32(distance)] += 1
-    largest[0], largest[1] = max(largest[0], most), max(largest[1], most)
+    largest[0] = max(largest[0], most)
 
 
 @_jit
@@ -162,25 +162,6 @@ def _scales(computed: Any, exact: Any, start: Any, size: Any, inverse_bits: Any,
 def _errors(actual: Any, truth: Any, start: Any, size: Any, inverse: Any, ulps: Any) -> None:
     for i in range(size):
         ulps[i] = abs(np.float64(actual[start + i]) - np.float64(truth[start + i])) * inverse[i]
-
-
-@_jit
-def _count_steps(steps: Any, bits: Any, size: Any, bins: Any, largest: Any) -> None:
-    most = largest[1]
-    for i in range(size):
-        most = max(most, steps[i])
-        bins[np.uint64(bits[i]) >> np.uint64(BIN_SHIFT)] += 1
-    largest[1] = most
-
-
-@_jit
-def _count_ulps(ulps: Any, bits: Any, size: Any, halves: Any, largest: Any) -> None:
-    """Count the errors that are the lower edge of their bin apart from the others."""
-    most = largest[0]
-    for i in range(size):
-        most = max(most, ulps[i])
-        halves[(np.uint64(bits[i]) >> np.uint64(BIN_SHIFT - 1)) & _EVEN | np.uint64((bits[i] & _REST) != 0)] += 1
-    largest[0] = most
 
 
 @_jit
