@@ -169,13 +169,11 @@ def second_pass(
         if wants_ulps or wants_steps:
             _inverses(exact_bits, size, inverse_bits, tiny_bits)
             _ulps(actual, begin, size, exact, inverse, ulps, rounded, grow)
-            for target in range(ulp_targets.size):
-                _keep(ulps, ulp_bits, ulp_targets[target], found, kept, states, target, size)
+            _keep(ulps, ulp_bits, ulp_targets, 0, found, kept, states, size)
         if wants_steps:
             _scale(actual, begin, size, scaled, shrink)
             _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
-            for target in range(step_targets.size):
-                _keep(steps, step_bits, step_targets[target], found, kept, states, ulp_targets.size + target, size)
+            _keep(steps, step_bits, step_targets, ulp_targets.size, found, kept, states, size)
         start += leaf
     return values[0, 0]
 
@@ -340,19 +338,20 @@ def count_with_edges(bits: Any, bins: Any, size: Any) -> None:
 
 
 @_jit
-def _keep(values: Any, bits: Any, wanted: Any, found: Any, kept: Any, states: Any, target: Any, size: Any) -> None:
-    if wanted < 0:
-        return
-    fill, least, most = states[target, 0], states[target, 1], states[target, 2]
+def _keep(values: Any, bits: Any, wanted: Any, first: Any, found: Any, kept: Any, states: Any, size: Any) -> None:
+    """Keep the values in either of two wanted bins, as targets `first` and the next; -1 wants none."""
+    one, other, matches = wanted[0], wanted[1], np.uint64(0)
     # Without a branch, which could not be foreseen.
-    count = np.uint64(0)
     for i in range(size):
-        found[count] = i
-        count += np.uint64(bits[i] >> BIN_SHIFT == wanted)
-    for at in range(count):
-        i = found[at]
-        if fill < kept.shape[1]:
-            kept[target, fill] = values[i]
-        fill += 1
-        least, most = min(least, bits[i]), max(most, bits[i])
-    states[target, 0], states[target, 1], states[target, 2] = fill, least, most
+        found[matches] = i
+        at = bits[i] >> BIN_SHIFT
+        matches += np.uint64((at == one) | (at == other))
+    for j in range(matches):
+        i = np.uint64(found[j])
+        for target in range(2):
+            if bits[i] >> BIN_SHIFT == wanted[target]:
+                state = states[first + target]
+                if state[0] < kept.shape[1]:
+                    kept[first + target, state[0]] = values[i]
+                state[0] += 1
+                state[1], state[2] = min(state[1], bits[i]), max(state[2], bits[i])
