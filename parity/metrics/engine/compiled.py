@@ -346,12 +346,12 @@ def _keep(values: Any, bits: Any, wanted: Any, first: Any, found: Any, kept: Any
         found[matches] = i
         at = bits[i] >> BIN_SHIFT
         matches += np.uint64((at == one) | (at == other))
-    for j in range(matches):
-        i = np.uint64(found[j])
+    for match in range(matches):
+        place = np.uint64(found[match])
         for target in range(2):
-            if bits[i] >> BIN_SHIFT == wanted[target]:
+            if bits[place] >> BIN_SHIFT == wanted[target]:
                 state = states[first + target]
                 if state[0] < kept.shape[1]:
-                    kept[first + target, state[0]] = values[i]
+                    kept[first + target, state[0]] = values[place]
                 state[0] += 1
-                state[1], state[2] = min(state[1], bits[i]), max(state[2], bits[i])
+                state[1], state[2] = min(state[1], bits[place]), max(state[2], bits[place])

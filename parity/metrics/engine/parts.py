@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -103,9 +102,12 @@ class Window(NamedTuple):
 
     def cut(self, counts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
         """Add arrays of copies that have an entry, or a row, a bin."""
-        copies = [copy for part in counts for copy in np.split(part, len(part) // BINS)]
-        parts = [np.concatenate((copy[:1], copy[self.first : self.stop])) for copy in copies]
-        return functools.reduce(np.add, parts)
+        total = np.zeros((1 + self.stop - self.first, *counts[0].shape[1:]), np.int64)
+        for part in counts:
+            for copy in np.split(part, len(part) // BINS):
+                total[0] += copy[0]
+                total[1:] += copy[self.first : self.stop]
+        return total
 
 
 @dataclass(frozen=True)
