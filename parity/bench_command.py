@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from parity.blas import torch_library
 from parity.files import write_whole
 from parity.terminal import progress_bar
 
@@ -46,7 +48,6 @@ class Blas(StrEnum):
 
 
 USUAL_PARTS = (Part.models, Part.harness, Part.metrics)
-USUAL_BLAS = (Blas.torch, Blas.bundled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +85,8 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
             list[Blas] | None,
             typer.Option(
                 "--mlx-blas",
-                help="Who multiplies MLX's matrices; repeat it. Default: both, each in processes of its own; the "
-                "harness by the first.",
+                help="Who multiplies MLX's matrices on Linux; repeat it. Default: both, each in processes of its own; "
+                "the harness by the first.",
             ),
         ] = None,
         longest: Annotated[
@@ -146,7 +147,7 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
         given = Choice(
             parts=tuple(dict.fromkeys(part or USUAL_PARTS)),
             components=tuple(component or ()),
-            blas=tuple(dict.fromkeys(mlx_blas or USUAL_BLAS)),
+            blas=tuple(dict.fromkeys(mlx_blas or _usual_blas())),
             longest=longest,
             longest_bundled=longest_bundled,
             all_lengths=all_lengths,
@@ -159,6 +160,12 @@ def register(app: typer.Typer, guarded: Callable[[Callable[[], int], str], int])
             reports=tuple(reports or ()),
         )
         raise typer.Exit(guarded(lambda: _bench(given), "no report was written"))
+
+
+def _usual_blas() -> tuple[Blas, ...]:
+    """Return both choices where there are two: on Linux."""
+    both = platform.system() == "Linux" and torch_library() is not None
+    return (Blas.torch, Blas.bundled) if both else (Blas.bundled,)
 
 
 def _bench(choice: Choice) -> int:
@@ -186,7 +193,7 @@ def _bench(choice: Choice) -> int:
 
 def _status(report: Report, comparison: Comparison | None) -> int:
     if comparison is not None:
-        if not comparison.changes or not comparison.same_hardware:
+        if not comparison.changes or comparison.unlike:
             return 3
         if comparison.having("slower"):
             return SLOWER

@@ -61,13 +61,13 @@ class Comparison:
     Args:
         changes: One a figure.
         only_earlier, only_later: How many figures one of them has alone.
-        same_hardware: Whether seconds can be compared at all.
+        unlike: Why seconds cannot be compared at all; empty where they can.
     """
 
     changes: tuple[Change, ...]
     only_earlier: int
     only_later: int
-    same_hardware: bool
+    unlike: str
 
     def having(self, outcome: Outcome) -> list[Change]:
         """Return the changes of one outcome, those of the largest ratio first."""
@@ -78,8 +78,17 @@ def compared(earlier: Report, later: Report) -> Comparison:
     """Compare figure by figure."""
     left, right = _judged(earlier.cells), _judged(later.cells)
     changes = tuple(Change(left[key], cell) for key, cell in right.items() if key in left)
-    same = earlier.machine.hardware == later.machine.hardware
-    return Comparison(changes, len(left.keys() - right.keys()), len(right.keys() - left.keys()), same)
+    unlike = _unlike(earlier, later)
+    return Comparison(changes, len(left.keys() - right.keys()), len(right.keys() - left.keys()), unlike)
+
+
+def _unlike(earlier: Report, later: Report) -> str:
+    if earlier.machine.hardware != later.machine.hardware:
+        return "the two reports are of different hardware"
+    for what, field in (("sizes, one is quick", "quick"), ("threads", "threads")):
+        if {getattr(run, field) for run in earlier.runs} != {getattr(run, field) for run in later.runs}:
+            return f"the two reports are of different {what}"
+    return ""
 
 
 def _judged(cells: Iterable[Cell]) -> dict[object, Cell]:
@@ -96,6 +105,6 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     counts = [f"{len(comparison.having(outcome))} {outcome}" for outcome in ("slower", "faster", "same", "not judged")]
     alone = f"{comparison.only_earlier} in the earlier report alone, {comparison.only_later} in the later alone"
     lines.append(f"{len(comparison.changes)} figures in both: {', '.join(counts)}; {alone}")
-    if not comparison.same_hardware:
-        lines.append("the two reports are of different hardware: nothing is concluded")
+    if comparison.unlike:
+        lines.append(f"{comparison.unlike}: nothing is concluded")
     return lines

@@ -22,7 +22,9 @@ def markdown(report: Report, lines: Sequence[str] = ()) -> str:
         LEGEND,
         *_made(report),
         "## Verdicts",
-        _listed(verdict.line() for verdict in report.verdicts()) or "No bound was judged.",
+        _listed(
+            [*(verdict.line() for verdict in report.verdicts()), *(f"not judged: {it}" for it in report.unjudged())]
+        ),
     ]
     if lines:
         parts += ["## Compared with an earlier report", _listed(lines)]

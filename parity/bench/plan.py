@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -70,6 +71,9 @@ class Settings:
             plan = replace(
                 plan, blas=self.blas[:1], longest=QUICK_LONGEST, patience=QUICK_PATIENCE, together=True, sizes=sizes
             )
+        elif platform.system() != "Linux":
+            # There MLX has no slow library of its own: it multiplies by Accelerate.
+            plan = replace(plan, longest_bundled=plan.longest)
         given = {"longest": self.longest, "longest_bundled": self.longest_bundled}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return replace(plan, all_lengths=self.all_lengths, **changed)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from parity.bench.cells import Cell, Skip, only
 from parity.bench.growth import Growth, growths
 from parity.bench.machine import Machine
-from parity.bench.verdicts import Verdict, verdicts
+from parity.bench.verdicts import BOUNDS, LAYER, Verdict, verdicts
 from parity.errors import ReportError
 from parity.plain import json_text, one_line
 from parity.suites.m2_bert_bench import TIMED
@@ -86,6 +86,12 @@ class Report:
         cells = [cell for cell in self.cells if cell.part in judged]
         return verdicts(cells, self.growths() if "models" in judged else [])
 
+    def unjudged(self) -> list[str]:
+        """Return the bounds that nothing was held against."""
+        judged = [verdict.what for verdict in self.verdicts()]
+        bounds = [bound.what for bound in BOUNDS if bound.what not in judged]
+        return bounds + [LAYER] * (not any(what.startswith(LAYER) for what in judged))
+
     def to_json(self) -> str:
         """Return the report as JSON; exponents and verdicts are there for people, and computed anew when it is read."""
         return json_text(
@@ -137,9 +143,11 @@ def merged(reports: Sequence[Report]) -> Report:
     """Put reports of different parts together.
 
     Raises:
-        ReportError: They are of different machines or versions, or two of them have the same figure.
+        ReportError: They are of different machines or versions, some quick and some not, or two have the same figure.
     """
     first, *others = reports
+    if len({run.quick for report in reports for run in report.runs}) > 1:
+        raise ReportError("a quick report and another cannot be one: their sizes differ; measure both in the same way")
     for other in others:
         if other.machine != first.machine:
             raise ReportError(

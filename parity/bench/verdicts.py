@@ -99,6 +99,7 @@ GROWTH_BOUND: Final = 0.1
 """How far the layer's exponent may lie from that of theory, either way."""
 
 BOUNDED_GROWTH: Final = "layer"
+LAYER: Final = f"exponent of the {BOUNDED_GROWTH} in the length"
 
 
 def verdicts(cells: Iterable[Cell], growths: Sequence[Growth]) -> list[Verdict]:
@@ -122,5 +123,5 @@ def _judged(bound: Bound, cell: Cell) -> Verdict:
 def _growth(growth: Growth) -> Verdict:
     at = growth.at
     off = abs(growth.excess)
-    what = f"exponent of the {at['component']}, {at['pass']}, {at['side']}, BLAS {at['blas']}, off theory"
+    what = f"{LAYER}, {at['pass']}, {at['side']}, BLAS {at['blas']}, off theory"
     return Verdict(what, off, off, off, GROWTH_BOUND, True)

@@ -110,6 +110,16 @@ def test_options_reach_the_settings(measuring: Any) -> None:
     assert asked == [Settings(("models",), ("mlp",), ("bundled",), 512, 256, True, True, 3, 7)]
 
 
+def test_where_there_is_no_choice_of_blas_the_wheels_own_goes_to_the_longest(
+    measuring: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = measuring(a_report(GOOD))
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    invoke("bench")
+    assert asked[0].blas == ("bundled",)
+    assert asked[0].models().lengths("layer", "bundled")[-1] == 32768
+
+
 def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ConfigError, match="'speed'"):
         Settings(parts=("speed",))

@@ -66,10 +66,14 @@ def test_more_memory_counts_and_a_ratio_does_not() -> None:
 def test_other_hardware_is_said() -> None:
     other = dataclasses.replace(MACHINE, cores=64)
     found = compared(a_report(a_time("layer", 128, BEFORE)), a_report(a_time("layer", 128, BEFORE), machine=other))
-    assert not found.same_hardware
-    assert "different hardware: nothing is concluded" in comparison_lines(found)[-1]
+    assert "of different hardware: nothing is concluded" in comparison_lines(found)[-1]
 
 
 def test_other_versions_can_be_compared() -> None:
     other = dataclasses.replace(MACHINE, versions=(("mlx", "3"),))
-    assert compared(a_report(), a_report(machine=other)).same_hardware
+    assert not compared(a_report(), a_report(machine=other)).unlike
+
+
+def test_a_quick_report_is_not_compared_with_another() -> None:
+    found = compared(a_report(a_time("layer", 128, BEFORE)), a_report(a_time("layer", 128, BEFORE), quick=True))
+    assert "different sizes, one is quick: nothing is concluded" in comparison_lines(found)[-1]

@@ -13,7 +13,7 @@ from bench_pieces import MACHINE, a_report, a_time, times
 from parity.bench.cells import Cell
 from parity.bench.markdown import markdown
 from parity.bench.report import merged, read_report
-from parity.bench.verdicts import BOUNDS
+from parity.bench.verdicts import BOUNDS, LAYER
 from parity.errors import ReportError
 
 OVERHEAD = Cell.make("harness", "overhead", {"component": "layer"}, "x", [1.5, 1.2, 1.6])
@@ -89,6 +89,8 @@ def test_reports_of_two_machines_or_of_the_same_figure_are_not_put_together() ->
     other = dataclasses.replace(MACHINE, versions=(("mlx", "2"),))
     with pytest.raises(ReportError, match="different machines or versions"):
         merged([a_report(OVERHEAD), a_report(OVERHEAD, machine=other)])
+    with pytest.raises(ReportError, match="a quick report and another"):
+        merged([a_report(OVERHEAD), a_report(a_time("mlp", 128, [1.0]), quick=True)])
     with pytest.raises(ReportError, match="two reports have harness component=layer overhead"):
         merged([a_report(OVERHEAD), a_report(OVERHEAD)])
 
@@ -98,7 +100,10 @@ def test_a_missed_bound_says_by_how_much_and_a_quick_run_judges_none() -> None:
     assert verdict.line() == (
         "MISSED: examination over the three bare passes: 1.5 (1.2 to 1.6), at most 1.3, missed by 0.2"
     )
-    assert a_report(OVERHEAD, quick=True).verdicts() == []
+    quick = a_report(OVERHEAD, quick=True)
+    assert quick.verdicts() == []
+    assert quick.unjudged() == [*(bound.what for bound in BOUNDS), LAYER]
+    assert "not judged: examination over the three bare passes" in markdown(quick)
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.what)
