@@ -43,7 +43,7 @@ class Patience:
         single_above: Seconds of one call beyond which there is one round, and no call before it to warm up.
     """
 
-    seconds: float = 3.0
+    seconds: float = 2.0
     least: int = 3
     most: int = 15
     single_above: float = 10.0

@@ -91,6 +91,8 @@ def _mixer(sizes: Sizes, length: int) -> Structure:
 _LAYERS: Final = "a layer and what stands around it, which are timed alone to 32,768"
 _WORDS: Final = "the logits of 30,528 words take 4 GB at 32,768, their gradients several times that"
 
+_BOTH: Final = "a layer and a head with its words, which are timed alone to 32,768 and 4,096"
+
 _LINEAR: Final = ("L",)
 _MIXED: Final = ("L", "L log L")
 """Transforms of the whole length, and products position by position."""
@@ -104,12 +106,12 @@ TIMED: Final[Mapping[str, Timed]] = {
     "mlp": Timed(_model(cls="glu"), _LINEAR),
     "embeddings": Timed(_model(), _LINEAR),
     "layer": Timed(_model(), _MIXED),
-    "encoder": Timed(_model(layers=2), _MIXED, 4096, "two layers, and one is timed alone to 32,768"),
+    "encoder": Timed(_model(layers=2), _MIXED, 2048, "two layers, and one is timed alone to 32,768"),
     "mlm_head": Timed(_model(), _LINEAR, 4096, _WORDS),
     "pooler": Timed(_model(pool_all=True), _LINEAR),
     "attention_pooler": Timed(_model(), ("L", "L^2"), 4096, "attention takes L^2 steps and L^2 numbers a round"),
-    "sequence_classification": Timed(_model(pool_all=True), _MIXED, 4096, _LAYERS),
-    "masked_lm": Timed(_model(), _MIXED, 4096, _WORDS),
+    "sequence_classification": Timed(_model(pool_all=True), _MIXED, 2048, _LAYERS),
+    "masked_lm": Timed(_model(), _MIXED, 2048, _BOTH),
 }
 """By component; whole models have one layer, the encoder two."""
 
