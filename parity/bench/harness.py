@@ -49,7 +49,7 @@ class HarnessTask:
     length: int = 2048
     sizes: tuple[tuple[str, int], ...] = tuple(PUBLISHED_SIZES.items())
     seed: int = 0
-    patience: Patience = field(default=Patience(seconds=30.0, single_above=180.0))
+    patience: Patience = field(default=Patience(seconds=30.0, single_above=30.0))
     lengths: tuple[int, ...] = (128, 256, 512)
     depths: tuple[int, ...] = (1, 2, 4)
     elements: tuple[int, ...] = (1 << 20, 1 << 22, 1 << 24)
