@@ -5,13 +5,16 @@ Imported before either framework, as `parity.bench.models`.
 
 from __future__ import annotations
 
+import statistics
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from parity.bench.cells import Cell, Skip
 from parity.bench.memory import added_peak, measurable, slope
-from parity.bench.rounds import Patience, interleaved
+from parity.bench.rounds import Patience, interleaved, timed
 from parity.bench.stages import StageClock
 from parity.blas import choose_blas
 from parity.suites.m2_bert_bench import PUBLISHED_SIZES, TIMED
@@ -99,41 +102,55 @@ def _case(task: HarnessTask, component: str, length: int, **more: int) -> tuple[
 
 
 def _overhead(task: HarnessTask) -> list[Cell]:
-    """Time the three bare passes and the examination of the same case in turn, and what the latter goes into."""
+    """Time the three bare passes and the examination of the same case in turn, and what the latter goes into.
+
+    The examination is made once with nothing kept, which fills a file of predictions, and then in turns with that file.
+    """
     from parity.bench.passes import SINGLE, BarePasses, truth_pass
     from parity.examine import Bench, Modules, examine
+    from parity.predictions import PredictionFile
     from parity.spec.profile import CANONICAL
 
     pair, case = _case(task, COMPONENT, task.length)
     modules = Modules(pair, case, CANONICAL)
     bare = BarePasses(pair, case, modules).forward()
+    passes = {"reference": bare["torch"], "port": bare["mlx"], "truth": truth_pass(pair, case, modules)}
     split: list[dict[str, float]] = []
 
-    def examination() -> None:
-        with StageClock() as clock:
-            examine(Bench(pair, case, CANONICAL), CANONICAL, SINGLE)
-        split.append(clock.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        file = PredictionFile.opened(Path(folder, "predictions.sqlite"), PART)
 
-    passes = {"reference": bare["torch"], "port": bare["mlx"], "truth": truth_pass(pair, case, modules)}
-    found = interleaved({**passes, "examination": examination}, task.patience)
-    times = {name: [timing.wall for timing in timings] for name, timings in found.items()}
-    three = [sum(values) for values in zip(*(times[name] for name in passes), strict=True)]
+        def examination() -> None:
+            with StageClock() as clock:
+                examine(Bench(pair, case, CANONICAL, modules=modules, file=file), CANONICAL, SINGLE)
+            split.append(clock.seconds)
+
+        first = timed(examination)
+        found = interleaved({**passes, "examination": examination}, task.patience)
+    walls = {name: [timing.wall for timing in timings] for name, timings in found.items()}
+    three = [sum(values) for values in zip(*(walls[name] for name in passes), strict=True)]
     at: dict[str, str | int] = {"component": COMPONENT, "L": task.length, "blas": task.blas}
-    cells = [Cell.make(PART, "time", {**at, "pass": name}, "s", values) for name, values in times.items()]
-    ratios = [whole / bare for whole, bare in zip(times["examination"], three, strict=True)]
-    kept = split[-len(three) :]
-    stages = sorted({stage for seconds in kept for stage in seconds})
+    cells = [
+        Cell.make(PART, "time", {**at, "pass": name}, "s", values) for name, values in walls.items() if name in passes
+    ]
     return [
         *cells,
-        Cell.make(PART, "overhead", at, "x", ratios),
-        *(
-            Cell.make(
-                PART, "stage", {**at, "stage": stage}, "x",
-                [seconds.get(stage, 0.0) / bare for seconds, bare in zip(kept, three, strict=True)],
-            )
-            for stage in stages
-        ),
-    ]  # fmt: skip
+        *_overhead_cells({**at, "predictions": "made"}, [first.wall], [statistics.median(three)], split[:1]),
+        *_overhead_cells({**at, "predictions": "kept"}, walls["examination"], three, split[-len(three) :]),
+    ]
+
+
+def _overhead_cells(
+    at: dict[str, str | int], examinations: list[float], three: list[float], split: list[dict[str, float]]
+) -> Iterator[Cell]:
+    """Yield the time of examinations, and it and its stages over the three passes beside each."""
+    yield Cell.make(PART, "time", {**at, "pass": "examination"}, "s", examinations)
+    ratios = [whole / bare for whole, bare in zip(examinations, three, strict=True)]
+    yield Cell.make(PART, "examination", at, "x", ratios)
+    yield Cell.make(PART, "overhead", at, "x", [ratio - 1 for ratio in ratios])
+    for stage in sorted({stage for seconds in split for stage in seconds}):
+        shares = [seconds.get(stage, 0.0) / bare for seconds, bare in zip(split, three, strict=True)]
+        yield Cell.make(PART, "stage", {**at, "stage": stage}, "x", shares)
 
 
 def _cases_a_second(task: HarnessTask) -> list[Cell]:

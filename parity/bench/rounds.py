@@ -87,10 +87,12 @@ def interleaved(
 
 
 def _round(contenders: Contenders, order: list[str], clocks: Clocks) -> dict[str, Timing]:
-    return {name: _timed(contenders[name], clocks) for name in order}
+    return {name: timed(contenders[name], clocks) for name in order}
 
 
-def _timed(call: Callable[[], object], clocks: Clocks) -> Timing:
+def timed(call: Callable[[], object], clocks: Clocks | None = None) -> Timing:
+    """Time one call."""
+    clocks = clocks or Clocks()
     wall, processor = clocks.wall(), clocks.processor()
     call()
     return Timing(clocks.wall() - wall, clocks.processor() - processor)

@@ -22,8 +22,8 @@ from parity.bench.report import Report, read_report
 from parity.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-GOOD = Cell.make("harness", "overhead", {"component": "layer"}, "x", [1.1])
-BAD = Cell.make("harness", "overhead", {"component": "layer"}, "x", [1.4])
+GOOD = Cell.make("harness", "overhead", {"component": "layer", "predictions": "kept"}, "x", [1.1])
+BAD = Cell.make("harness", "overhead", {"component": "layer", "predictions": "kept"}, "x", [1.4])
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_both_files_are_written_and_read_back(measuring: Any, tmp_path: Path) ->
     measuring(report)
     done = invoke("bench", "--json", str(tmp_path / "in" / "b.json"), "--markdown", str(tmp_path / "b.md"))
     assert read_report(tmp_path / "in" / "b.json") == report
-    assert "held: examination over the three bare passes" in (tmp_path / "b.md").read_text(encoding="utf-8")
+    assert "held: what an examination adds to the three bare passes" in (tmp_path / "b.md").read_text(encoding="utf-8")
     assert "1 of 1 bounds held" in done.stdout
 
 

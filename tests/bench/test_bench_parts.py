@@ -16,6 +16,7 @@ import pytest
 import torch
 from harness_pieces import clean_environment
 
+from parity.backends.noise import predict_noise
 from parity.bench import budget, harness, memory, metrics, models, stages
 from parity.bench.budget import BudgetTask, budget_cells
 from parity.bench.cells import Cell
@@ -144,13 +145,33 @@ def test_one_process_times_one_component_with_one_library() -> None:
 
 def test_the_overhead_is_the_examination_over_the_three_passes_and_has_stages() -> None:
     cells = harness._overhead(HarnessTask(length=8, sizes=TINY, patience=ONCE))
-    times = {cell.place["pass"]: cell.spread.median for cell in cells if cell.figure == "time"}
-    (overhead,) = (cell.spread.median for cell in cells if cell.figure == "overhead")
-    shares = {cell.place["stage"]: cell.spread.median for cell in cells if cell.figure == "stage"}
-    bare = times["reference"] + times["port"] + times["truth"]
-    assert overhead == pytest.approx(times["examination"] / bare)
-    assert shares
-    assert shares.keys() <= {*stages.STAGES.values(), "building", stages.REST}
+    times = {
+        (cell.place["pass"], cell.place.get("predictions")): cell.spread.median
+        for cell in cells
+        if cell.figure == "time"
+    }
+    bare = sum(times[name, None] for name in ("reference", "port", "truth"))
+    for predictions in ("made", "kept"):
+        found = [cell for cell in cells if cell.place.get("predictions") == predictions]
+        (ratio,) = (cell.spread.median for cell in found if cell.figure == "examination")
+        (overhead,) = (cell.spread.median for cell in found if cell.figure == "overhead")
+        assert ratio == pytest.approx(times["examination", predictions] / bare)
+        assert overhead == pytest.approx(ratio - 1)
+        shares = {cell.place["stage"] for cell in found if cell.figure == "stage"}
+        assert shares
+        assert shares <= {*stages.STAGES.values(), "building", stages.REST}
+
+
+def test_an_examination_with_predictions_kept_predicts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(*arguments: Any) -> Any:
+        made.append(1)
+        return predict_noise(*arguments)
+
+    monkeypatch.setattr("parity.examine.predict_noise", counted)
+    harness._overhead(HarnessTask(length=8, sizes=TINY, patience=ONCE))
+    assert made == [1]
 
 
 def test_cases_are_counted() -> None:

@@ -16,7 +16,8 @@ from parity.bench.report import merged, read_report
 from parity.bench.verdicts import BOUNDS, LAYER
 from parity.errors import ReportError
 
-OVERHEAD = Cell.make("harness", "overhead", {"component": "layer"}, "x", [1.5, 1.2, 1.6])
+ADDED = "what an examination adds to the three bare passes, in units of them, predictions kept"
+OVERHEAD = Cell.make("harness", "overhead", {"component": "layer", "predictions": "kept"}, "x", [1.5, 1.2, 1.6])
 
 
 def written(folder: Path, change: Any = None) -> Path:
@@ -91,19 +92,17 @@ def test_reports_of_two_machines_or_of_the_same_figure_are_not_put_together() ->
         merged([a_report(OVERHEAD), a_report(OVERHEAD, machine=other)])
     with pytest.raises(ReportError, match="a quick report and another"):
         merged([a_report(OVERHEAD), a_report(a_time("mlp", 128, [1.0]), quick=True)])
-    with pytest.raises(ReportError, match="two reports have harness component=layer overhead"):
+    with pytest.raises(ReportError, match="two reports have harness component=layer predictions=kept overhead"):
         merged([a_report(OVERHEAD), a_report(OVERHEAD)])
 
 
 def test_a_missed_bound_says_by_how_much_and_a_quick_run_judges_none() -> None:
     (verdict,) = a_report(OVERHEAD).verdicts()
-    assert verdict.line() == (
-        "MISSED: examination over the three bare passes: 1.5 (1.2 to 1.6), at most 1.3, missed by 0.2"
-    )
+    assert verdict.line() == (f"MISSED: {ADDED}: 1.5 (1.2 to 1.6), at most 1.3, missed by 0.2")
     quick = a_report(OVERHEAD, quick=True)
     assert quick.verdicts() == []
     assert quick.unjudged() == [*(bound.what for bound in BOUNDS), LAYER]
-    assert "not judged: examination over the three bare passes" in markdown(quick)
+    assert f"not judged: {ADDED}" in markdown(quick)
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound.what)
@@ -122,7 +121,7 @@ def test_the_page_shows_verdicts_machine_growth_and_what_is_missing() -> None:
     page = markdown(a_report(*cells, OVERHEAD))
     for text in (
         "a processor, 2 cores",
-        "MISSED: examination",
+        f"MISSED: {ADDED}",
         "it: a reason",
         "| 1.02 ms | 0.5 ms | 1,000,000 | 2,048,000 | 2 |",
         "load 0.10 before",

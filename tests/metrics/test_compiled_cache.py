@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from parity.metrics.engine import parts, tree
+from parity.metrics.engine import tree
 
 pytest.importorskip("numba", reason="numba is not installed")
+
+hash_of = pytest.importorskip("parity.metrics.engine.jit").hash_of
 
 SOURCE = Path(tree.__file__).with_name("compiled.py")
 
@@ -74,11 +77,31 @@ def test_where_nothing_can_be_written_it_is_compiled_in_every_process(copy: Path
     assert module._leaf_sum(np.array([1.0, 2.0, 4.0]), 3) == 7.0
 
 
-@pytest.mark.parametrize(("place", "name"), [(tree, "LEAF"), (tree, "LANES"), (parts, "BIN_SHIFT")])
-def test_a_constant_of_another_file_cannot_change_beneath_compiled_code(
-    place: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded(SOURCE)
-    monkeypatch.setattr(place, name, getattr(place, name) + 1)
-    with pytest.raises(RuntimeError, match=r"compiled\.py.*LEAF, LANES, BIN_SHIFT.*write them into _CONSTANTS"):
-        loaded(SOURCE)
+@pytest.mark.parametrize("name", ["compiled.py", "lanes.py", "parts.py", "tree.py"])
+def test_no_other_file_can_change_beneath_compiled_code(name: str, tmp_path: Path) -> None:
+    parts = [SOURCE.with_name(part) for part in ("compiled.py", "lanes.py", "parts.py", "tree.py")]
+    changed = tmp_path / name
+    changed.write_bytes(SOURCE.with_name(name).read_bytes().replace(b"= 1 << 15", b"= 1 << 16") + b"# another\n")
+    assert hash_of([changed if part.name == name else part for part in parts]) != hash_of(parts)
+
+
+@pytest.mark.parametrize("kernels", ["compiled.py", "single.py"])
+def test_a_file_of_kernels_that_states_another_hash_is_not_imported(kernels: str, tmp_path: Path) -> None:
+    source = SOURCE.with_name(kernels).read_text(encoding="utf-8")
+    stated = re.search(r'kernels_of\(__file__, .*?"([0-9a-f]{16})"\)', source, re.DOTALL)
+    assert stated is not None
+    stale = tmp_path / kernels
+    stale.write_text(source.replace(stated[1], "0" * 16), encoding="utf-8")
+    with pytest.raises(
+        RuntimeError, match=f"{kernels} was written for other contents of .*lanes.py.*Write '{stated[1]}' there"
+    ):
+        loaded(stale)
+
+
+def test_what_the_kernels_import_of_this_folder_is_in_their_hash() -> None:
+    for kernels in ("compiled.py", "single.py"):
+        source = SOURCE.with_name(kernels).read_text(encoding="utf-8")
+        imported = {f"{name}.py" for name in re.findall(r"from parity\.metrics\.engine\.(\w+) import", source)}
+        stated = re.search(r"kernels_of\(__file__, \((.*?)\)", source, re.DOTALL)
+        assert stated is not None
+        assert imported - {"jit.py"} <= set(re.findall(r'"(\w+\.py)"', stated[1]))

@@ -4,19 +4,15 @@ Every sum is formed in the order of `parity.metrics.engine.tree`. A loop that wr
 vector instructions; a reduction of floats does not, since that would reorder it: extremes are kept in as many lanes as
 a leaf has elements, sums in NumPy's eight. Every quotient here is by a power of two and formed as a product with its
 inverse, which gives the same bits so long as nothing leaves float64's range: the caller sees to that by `Extremes`.
-
-The machine code is kept for the next process: in `NUMBA_CACHE_DIR`, else beside this file, else in the user's cache
-folder, else not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
-import numba
 import numpy as np
 
+from parity.metrics.engine.jit import kernels_of
 from parity.metrics.engine.lanes import lane_sums
 from parity.metrics.engine.parts import ABOVE_EDGE, BIN_SHIFT, BINS, COPIES
 from parity.metrics.engine.tree import LANES, LEAF
@@ -31,25 +27,7 @@ _ABOVE_EDGE: Final = np.int64(ABOVE_EDGE)
 _ONE: Final = np.uint64(1)
 _TWO: Final = np.uint64(2)
 
-_CONSTANTS: Final = (128, 8, 46)
-"""What of other files is a constant of the machine code: numba drops what it has kept if this file changes, and this
-file alone."""
-if (LEAF, LANES, BIN_SHIFT) != _CONSTANTS:
-    raise RuntimeError(
-        f"parity/metrics/engine/compiled.py was written for LEAF, LANES, BIN_SHIFT = {_CONSTANTS}, which now are "
-        f"{(LEAF, LANES, BIN_SHIFT)}: write them into _CONSTANTS, so that nothing compiled for the others is used"
-    )
-
-
-def _jit(function: Callable[..., Any]) -> Any:
-    """Compile a kernel when it is first called, or take what was kept of it.
-
-    Where no folder can be written numba refuses to keep anything: the kernel is then compiled in every process.
-    """
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
+_jit = kernels_of(__file__, ("lanes.py", "parts.py", "tree.py"), "c325df3e5b140c39")
 
 
 @_jit

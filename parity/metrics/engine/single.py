@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba
 import numpy as np
 
 from parity.metrics.engine.compiled import DEPTH, add_siblings, count, count_with_edges, leaf_sums, next_leaf, raise_all
+from parity.metrics.engine.jit import kernels_of
 from parity.metrics.engine.lanes import CHUNK, SMALL, TALLY, WORDS, chunk_bits
 from parity.metrics.engine.parts import COMMON
 from parity.metrics.engine.tree import LANES
@@ -37,7 +37,7 @@ _COMMON: Final = 1
 _ANY: Final = 2
 """What a chunk holds: something not finite, pairs of one binade each that have a counter, any numbers."""
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+_jit = kernels_of(__file__, ("compiled.py", "lanes.py", "parts.py", "tree.py"), "2732f287b7e3048a")
 
 
 @_jit
