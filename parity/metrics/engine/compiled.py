@@ -27,7 +27,7 @@ _ABOVE_EDGE: Final = np.int64(ABOVE_EDGE)
 _ONE: Final = np.uint64(1)
 _TWO: Final = np.uint64(2)
 
-_jit = kernels_of(__file__, ("lanes.py", "parts.py", "tree.py"), "c325df3e5b140c39")
+_jit = kernels_of(__file__, ("lanes.py", "parts.py", "tree.py"), "773feec794afe12f")
 
 
 @_jit

@@ -54,7 +54,7 @@ def lane_sums(_context: Any, actual: Any, truth: Any, start: Any, size: Any, spr
     Returns:
         The three sums, the lanes added as NumPy adds them.
     """
-    kind = types.UniTuple(types.float64, 3)  # type: ignore[no-untyped-call]
+    kind = types.UniTuple(types.float64, 3)
     signature = kind(actual, truth, start, size, spread)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
