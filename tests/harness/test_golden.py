@@ -14,7 +14,7 @@ from planted_faults import PLANTED_FAULTS
 
 import reference_torch.activations
 from parity.errors import GoldenError
-from parity.golden import Check, GoldenReport, Side, check_file, check_folder, golden_files
+from parity.golden import Check, GoldenReport, Side, _float64_check, check_file, check_folder, golden_files
 from parity.spec.precision import RungName
 from parity.tolerance import constant
 
@@ -68,6 +68,24 @@ def test_every_output_of_a_file_is_checked_on_both_sides_at_both_rungs(path: Pat
 
 def test_the_gates_are_the_acceptance_bounds() -> None:
     assert (constant("golden_reference"), constant("golden_port")) == (1e-12, 1e-10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_reference_may_err_by_what_rounding_makes_of_cancelling_terms_and_no_more(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    truth, error = generator.standard_normal(50), generator.standard_normal(50)
+    size = float(np.linalg.norm(truth))
+    error *= 8e-12 * size / np.linalg.norm(error)
+
+    def check(noise: float, factor: float = 1.0, side: Side = "reference") -> Check:
+        return _float64_check("t", side, truth + factor * error, truth, noise * 2.0**29 * size)
+
+    assert not check(noise=0.0).passed
+    assert check(noise=0.0, factor=0.1).passed
+    assert check(noise=2.1e-12).passed
+    assert not check(noise=1.9e-12).passed
+    assert check(noise=1e-15).allowed == 1e-12
+    assert check(noise=1e-9, side="port").allowed == 1e-10
 
 
 def test_there_are_files_of_eleven_components() -> None:
