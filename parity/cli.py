@@ -448,13 +448,13 @@ def _run(
 
 
 def _opened(predictions: Path, fingerprint: str, own: Mapping[str, str]) -> PredictionFile:
-    """Open the file of predictions, and print how many it holds of this reference."""
+    """Open the file of predictions, and print how many it holds."""
     from parity.code import WITHOUT_PORT, code_hash
-    from parity.predictions import PredictionFile, identity_of
+    from parity.predictions import PredictionFile, identity_of, packages_hash
 
-    code = code_hash(WITHOUT_PORT)
-    file = PredictionFile.opened(predictions, identity_of(fingerprint, code, json_text(own)))
-    sys.stderr.write(f"parity: {file.answers()} predictions of this reference are kept in {predictions}\n")
+    identity = identity_of(fingerprint, code_hash(WITHOUT_PORT), packages_hash())
+    file = PredictionFile.opened(predictions, identity, own)
+    sys.stderr.write(f"parity: {file.answers()} predictions of this code and machine are kept in {predictions}\n")
     return file
 
 

@@ -102,6 +102,15 @@ class Ground(NamedTuple):
     quantisation: float
 
 
+def _place(name: str, dtype: str) -> str:
+    return f"{name} in {dtype}"
+
+
+def _ground(truth: Array, dtype: str, rung: Rung) -> Ground:
+    quantisation = 0.0 if rung.name == "f64" else quantisation_error(truth, BY_DTYPE[dtype])
+    return Ground(*size_of(truth), quantisation)
+
+
 class Modules:
     """Reference and ports of one set of parameters under one meaning, at every rung, each built once.
 
@@ -193,7 +202,7 @@ class Bench:
         self.modules = Modules(pair, case, profile) if modules is None else modules
         self.module, self.state = self.modules.module, self.modules.state
         kept = intermediates and extent and file is not None
-        self._kept: Predictions = file.of(self._subject()) if kept and file is not None else NoPredictions()
+        self._kept: Predictions = file.of(self._subject(file)) if kept and file is not None else NoPredictions()
         truth = self._truth() if kept else compute_truth(pair, self.module, self.inputs, intermediates, extent)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
@@ -205,10 +214,11 @@ class Bench:
         self._grounds: dict[str, Mapping[str, Ground]] = {}
         self._reference_errors: dict[tuple[str, int, int], ErrorMetrics] = {}
 
-    def _subject(self) -> str:
+    def _subject(self, file: PredictionFile) -> str:
         pair, case = self.pair, self.case
         words = {
             "pair": pair.spelling,
+            "code": file.own.get(pair.target, ""),
             "case": case.to_json(),
             "meaning": repr(pair.meaning(self.profile, case.options)),
             "factors": repr(pair.factors),
@@ -304,17 +314,19 @@ class Bench:
 
     def ground(self, rung: Rung, name: str) -> Ground:
         """Return what a verdict on a tensor at `rung` needs to know of its truth alone."""
+        held = self.reference(rung)[name].dtype
         if rung.name not in self._grounds:
             answer = remembered(self._kept, f"grounds at {rung.name}", lambda: self._measured_grounds(rung))
-            self._grounds[rung.name] = {name: Ground(*numbers) for name, numbers in answer.items()}
-        return self._grounds[rung.name][name]
+            self._grounds[rung.name] = {place: Ground(*numbers) for place, numbers in answer.items()}
+        found = self._grounds[rung.name].get(_place(name, held))
+        # Which tensors were there, and in which format, is the reference's answer at this rung, which no hash holds.
+        return found or _ground(self.truth[name].values, held, rung)
 
     def _measured_grounds(self, rung: Rung) -> Answer:
         reference, found = self.reference(rung), dict[str, tuple[float, ...]]()
         for name in (name for name in self.truth if same_shape(reference, self.truth, name)):
-            values = self.truth[name].values
-            floor = 0.0 if rung.name == "f64" else quantisation_error(values, BY_DTYPE[reference[name].dtype])
-            found[name] = (*size_of(values), floor)
+            held = reference[name].dtype
+            found[_place(name, held)] = tuple(_ground(self.truth[name].values, held, rung))
         return found
 
     def known(self, rung: Rung, name: str) -> Known:

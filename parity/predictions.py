@@ -7,8 +7,8 @@ their bytes are the same with the file, without it, and after half of it is lost
 
 An entry belongs to a subject, a hash of everything that it follows from:
 
-* the project's code, and that of somebody's own targets (`parity.code`, `parity.own_code`);
-* machine, libraries and switches, as far as they can change a bit (`parity.environment`);
+* the project's code, and that of somebody's own target (`parity.code`, `parity.own_code`);
+* machine and switches, as far as they can change a bit (`parity.environment`), and every installed package's version;
 * the pair, the case, what the reference reads of the profile, weights and inputs, to the last bit.
 
 The truth is computed every time, and held against the hash of what it was when it was computed twice: one that differs
@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -35,7 +36,7 @@ SCHEMA: Final = 1
 WAIT_S: Final = 60.0
 """Seconds for which one process waits for another to have written; each writes for some milliseconds."""
 
-_REMEDY: Final = "choose another file with --predictions, or delete it: it is computed anew"
+_REMEDY: Final = "choose another file with --predictions, or, if no run is using it, delete it: it is computed anew"
 _TABLE: Final = (
     "CREATE TABLE answers (subject TEXT, question TEXT, answer TEXT, PRIMARY KEY (subject, question)) WITHOUT ROWID"
 )
@@ -70,25 +71,28 @@ class PredictionFile:
     """A file of predictions that answers for one state of code, machine and libraries.
 
     Args:
-        path: The file, made by `opened` where there is none.
+        path: The file, made by `opened` where there is none; not relative, since a builder may change the folder.
         identity: Hash of code, machine and libraries.
+        own: By target the hash of somebody's own code, `parity.own_code`.
     """
 
     path: Path
     identity: str
+    own: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def opened(cls, path: Path, identity: str) -> PredictionFile:
+    def opened(cls, path: Path, identity: str, own: Mapping[str, str] | None = None) -> PredictionFile:
         """Make the file, or take it; what it holds of another identity is forgotten, since nothing can use it.
 
         Raises:
             ConfigError: It is no file of predictions, or one of another version.
             OutputError: It cannot be written.
         """
-        with _connected(path) as store:
-            _require_schema(path, store)
+        place = _resolved(path)
+        with _connected(place, make=True) as store:
+            _require_schema(place, store)
             store.execute("DELETE FROM answers WHERE substr(subject, 1, ?) <> ?", (len(identity), identity))
-        return cls(path, identity)
+        return cls(place, identity, dict(own or {}))
 
     def answers(self) -> int:
         """Return how many answers the file holds.
@@ -97,7 +101,7 @@ class PredictionFile:
             ConfigError: The file is damaged.
             OutputError: It cannot be read.
         """
-        with _connected(self.path, "BEGIN") as store:
+        with _connected(self.path) as store:
             (count,) = store.execute("SELECT count(*) FROM answers").fetchone()
         return int(count)
 
@@ -119,7 +123,7 @@ class KeptPredictions:
             ConfigError: The file is damaged.
             OutputError: It cannot be read.
         """
-        with _connected(self._file.path, "BEGIN") as store:
+        with _connected(self._file.path) as store:
             rows = store.execute(
                 "SELECT answer FROM answers WHERE subject = ? AND question = ?", (self._subject, question)
             ).fetchall()
@@ -150,6 +154,12 @@ def subject_of(words: Mapping[str, object], *tensors: Mapping[str, AnyArray]) ->
             digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(bytes_of(array))
     return digest.hexdigest()
+
+
+def packages_hash() -> str:
+    """Return 16 hexadecimal digits over the names and versions of all installed packages: a reference may use any."""
+    installed = {f"{it.name.lower()}=={it.version}" for it in importlib.metadata.distributions()}
+    return identity_of(*sorted(installed))
 
 
 def bytes_of(array: AnyArray) -> memoryview:
@@ -183,16 +193,27 @@ def _parsed(path: Path, sealed: str) -> Answer:
     return {name: tuple(float(number) for number in numbers) for name, numbers in json.loads(text).items()}
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a RuntimeError is a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"predictions {str(path)!r} cannot be used: {reason}; {_REMEDY}") from None
+
+
 @contextlib.contextmanager
-def _connected(path: Path, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-    """Open the file for one transaction, which is undone by whatever goes wrong."""
+def _connected(path: Path, make: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open the file for one transaction, which is undone by whatever goes wrong; make it where there is none."""
     store = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        store = sqlite3.connect(
+            f"{path.as_uri()}?mode={'rwc' if make else 'rw'}", timeout=WAIT_S, isolation_level=None, uri=True
+        )
         # No power failure can do worse than lose what is computed anew: no need to wait for the disk.
         store.execute("PRAGMA synchronous = OFF")
-        store.execute(begin)
+        store.execute("BEGIN IMMEDIATE")
         yield store
         store.execute("COMMIT")
     except sqlite3.OperationalError as error:

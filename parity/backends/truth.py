@@ -149,7 +149,8 @@ def confirm_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray],
     if digest_of(trace) != known.digest:
         raise UnstableTruthError(
             f"{pair.name}: the float64 reference is not what the same code made of the same numbers on this machine "
-            f"before; no verdict can rest on it. {_REPORT}"
+            "before; no verdict can rest on it. If it reads a file that has changed, delete the file of predictions, "
+            f"which knows of code alone. Else: {_REPORT}"
         )
     return Truth(trace, known.largest, known.largest_narrow)
 
@@ -162,6 +163,8 @@ def digest_of(trace: Trace) -> str:
         if place not in seen or not array.size:
             seen[place] = hashlib.sha256(bytes_of(array)).hexdigest()
         digest.update(f"{name} {array.dtype.str} {array.shape} {seen[place]}\n".encode())
+    dtypes = [tensor.dtype for tensor in trace.values()]
+    digest.update(f"{dtypes} {trace.outputs} {trace.inner}".encode())
     return digest.hexdigest()
 
 

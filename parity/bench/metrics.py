@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -72,19 +74,30 @@ def measure_metrics(task: MetricsTask, emit: Emit) -> None:
 def others(actual: Any, truth: Any) -> dict[str, Callable[[], object]]:
     """Return what the metric set is compared with: a copy, for the bandwidth, and three comparisons of others.
 
-    Tolerances are loose where there are any, so that none fails; all else is their default.
+    The copy has as many threads as the metric set, a slice each. Tolerances are loose where there are any, so that none
+    fails; all else is their default.
     """
     import torch
 
     into, left, right = np.empty_like(actual), torch.from_numpy(actual), torch.from_numpy(truth)
     found: dict[str, Callable[[], object]] = {
-        COPY: lambda: np.copyto(into, actual),
+        COPY: _copy(into, actual),
         "numpy": lambda: np.testing.assert_allclose(actual, truth, rtol=LOOSE, atol=LOOSE),
         "torch": lambda: torch.testing.assert_close(left, right, rtol=LOOSE, atol=LOOSE),
     }
     if not polygraphy_missing():
         found["polygraphy"] = _polygraphy(actual, truth)
     return found
+
+
+def _copy(into: Any, values: Any) -> Callable[[], object]:
+    from parity.metrics.engine.engine import default_threads
+
+    count = default_threads()
+    edges = [values.size * at // count for at in range(count + 1)]
+    slices = [slice(*ends) for ends in itertools.pairwise(edges)]
+    pool = ThreadPoolExecutor(count)
+    return lambda: list(pool.map(lambda part: np.copyto(into[part], values[part]), slices))
 
 
 def _polygraphy(actual: Any, truth: Any) -> Callable[[], object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -38,11 +38,21 @@ def error_of(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung, kernels: C
     """
     left, right = paired(actual, truth, "truth")
     if kernels == "auto":
-        kernels = "compiled" if left.size >= LARGE and importlib.util.find_spec("numba") is not None else "plain"
+        kernels = "compiled" if left.size >= LARGE and _has_compiler() else "plain"
     held = None if kernels == "plain" else _in_format(left, rung)
     if held is None or kernels == "plain":
         return measure(left, right, rung)
     return measure_pair(held, right, kernels=kernels).error
+
+
+@functools.cache
+def _has_compiler() -> bool:
+    """Whether numba is there and can be imported: one that NumPy has outgrown is as good as none."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _in_format(values: Array, rung: Rung) -> npt.NDArray[Any] | None:

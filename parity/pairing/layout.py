@@ -309,9 +309,10 @@ def by_shape(layouts: Sequence[Layout]) -> Agreement:
 def _nearest(layouts: Sequence[Layout], measure: Callable[[Layout], float]) -> Agreement:
     first = by_shape(layouts)
     distances = [measure(layout) for layout in layouts]
-    best = int(np.argmin(distances))
-    if not distances[best] <= number("agree"):
+    least = min(distances)
+    if not least <= number("agree"):
         return replace(first, distance=distances[0])
-    limit = number("clear") * max(distances[best], number("rounding"))
-    rivals = sum(value <= min(limit, number("agree")) for value in distances) - 1
-    return Agreement(layouts[best], distances[best], True, rivals > 0, 1.0)
+    limit = min(number("clear") * max(least, number("rounding")), number("agree"))
+    alike = [at for at, value in enumerate(distances) if value <= limit]
+    # Which of them is nearest is the rounding's choice, and another processor's would be another.
+    return Agreement(layouts[alike[0]], distances[alike[0]], True, len(alike) > 1, 1.0)

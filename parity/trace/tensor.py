@@ -56,7 +56,7 @@ def same_bits(one: AnyArray, other: AnyArray) -> bool:
     """Whether two arrays are the same to the bit: NaN equals the same NaN, and -0 does not equal 0."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    left, right = (np.ascontiguousarray(array).reshape(-1).view(f"u{array.itemsize}") for array in (one, other))
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
     return np.array_equal(left, right)
 
 

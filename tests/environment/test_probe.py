@@ -196,13 +196,17 @@ def test_reduced_precision_that_torch_itself_allows_is_flagged() -> None:
     script = (
         "import json, torch; from parity.environment import collect, measure_bits, torch_framework\n"
         "torch.set_float32_matmul_precision('medium')\n"
+        "x = torch.full((64, 64), 1 + 2.0**-12)\n"
+        "print(bool(torch.equal(x @ torch.eye(64), x)))\n"
         "print(json.dumps([row.to_dict() for row in measure_bits([torch_framework()])]))"
     )
     command = [sys.executable, "-W", "error", "-c", script]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (row,) = (row for row in json.loads(output) if (row["operation"], row["dtype"]) == ("matmul", "float32"))
-    assert row["suspicious"] is True
-    assert row["looks_like"] == "bfloat16"
+    exact, rows = output.splitlines()
+    (row,) = (row for row in json.loads(rows) if (row["operation"], row["dtype"]) == ("matmul", "float32"))
+    # On AMD's processors oneDNN takes the permission and keeps float32 all the same.
+    assert row["suspicious"] is (exact == "False")
+    assert row["looks_like"] == ("float32" if exact == "True" else "bfloat16")
 
 
 # Judgement

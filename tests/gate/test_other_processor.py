@@ -16,6 +16,8 @@ import pytest
 from gate_pieces import Place
 from harness_pieces import clean_environment
 
+from parity.environment import collect
+
 OLDER = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 RUN = ("run", "blockdiag_linear", "--profile", "canonical", "--rung", "f32", "--budget", "standard")
 SEEDS = (0, 1, 2, 3)
@@ -25,6 +27,11 @@ def parity(*arguments: str, **switches: str) -> subprocess.CompletedProcess[str]
     environment = clean_environment(MLX_ENABLE_TF32="0", OMP_NUM_THREADS="1", **switches)
     command = [sys.executable, "-m", "parity", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def _is_intel() -> bool:
+    """Whether MKL chooses among its own kernels by these switches: on AMD's processors they move no ratio."""
+    return "Intel" in collect().cpu_model
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the switches are those of x86-64")
@@ -48,6 +55,8 @@ def test_a_reference_that_rounds_otherwise_is_no_drift_of_the_port(
     assert "judged by the fallback environment" in outcome.stdout
     assert "improved" not in outcome.stdout
 
+    if not _is_intel():
+        pytest.skip("the run passes as it should; what accuses it otherwise needs MKL's kernels for Intel's processors")
     # Held against the ratios to the reference, as where the environment is known, the same run is accused.
     place.edit(place.run / "summary.json", lambda data: data.update(fingerprint=runs[0]["fingerprint"]))
     outcome = place.gate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -87,6 +88,9 @@ def test_the_reference_may_err_by_what_rounding_makes_of_cancelling_terms_and_no
     assert not check(noise=1.9e-12).passed
     assert check(noise=1e-15).allowed == 1e-12
     assert check(noise=1e-9, side="port").allowed == 1e-10
+    assert check(noise=1e-9).allowed == 1e-10
+    assert not check(noise=1e-9, factor=20.0).passed
+    assert not check(noise=math.inf).passed
 
 
 def test_there_are_files_of_eleven_components() -> None:

@@ -23,6 +23,7 @@ from parity.predictions import NoPredictions, PredictionFile, identity_of, subje
 from parity.spec.precision import RUNGS
 from parity.spec.profile import CANONICAL
 from parity.suites import PAIRS
+from parity.tolerance import Factors
 
 RUN = ("run", "blockdiag_linear", "mlp", "--profile", "canonical", "--rung", "f64,f32", "--budget", "quick")
 F32 = RUNGS["f32"]
@@ -73,7 +74,7 @@ def test_runs_write_the_same_bytes_without_a_file_with_an_empty_one_and_with_a_f
     ]
     assert [outcome.status for outcome in outcomes] == [0, 0, 0, 0]
     assert contents("0") == contents("1") == contents("2") == contents("3")
-    assert "parity: 0 predictions of this reference are kept in kept.sqlite" in outcomes[1].stderr
+    assert "parity: 0 predictions of this code and machine are kept in kept.sqlite" in outcomes[1].stderr
     assert "parity: 0 predictions" not in outcomes[2].stderr
 
 
@@ -107,9 +108,31 @@ def other_weights(bench: Bench) -> Bench:
     return Bench(bench.pair, bench.case, CANONICAL, modules=bench.modules)
 
 
-@pytest.mark.parametrize("what", ["seed", "scale", "input", "weights", "meaning", "identity", "pair", "code"])
+def test_other_code_of_the_reference_or_another_package_empties_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = (
+        "run",
+        "blockdiag_linear",
+        "--rung",
+        "f32",
+        "--budget",
+        "quick",
+        "--seed",
+        "3",
+        "--predictions",
+        "kept.sqlite",
+    )
+    assert invoke(*run, "--out", "1").status == 0
+    assert "parity: 0 predictions" not in invoke(*run, "--out", "2").stderr
+    for name in ("parity.code.code_hash", "parity.predictions.packages_hash"):
+        with monkeypatch.context() as other:
+            other.setattr(name, lambda *_: "another")
+            assert "parity: 0 predictions" in invoke(*run, "--out", "3").stderr
+        assert "parity: 0 predictions" in invoke(*run, "--out", "4").stderr
+
+
+@pytest.mark.parametrize("what", ["seed", "scale", "input", "weights", "meaning", "identity", "pair", "own", "factors"])
 def test_nothing_is_taken_from_another_subject(
-    what: str, file: PredictionFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    what: str, file: PredictionFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = pair_of("layer")
     case = case_of(pair)
@@ -129,15 +152,63 @@ def test_nothing_is_taken_from_another_subject(
     elif what == "meaning":
         profile = CANONICAL.replace(gelu_mode="tanh")
     elif what == "identity":
-        options["file"] = PredictionFile.opened(file.path, identity_of("another code"))
+        options["file"] = replace(file, identity=identity_of("another code"))
     elif what == "pair":
         pair = replace(pair, name="layer of another file", target="other.py::layer")
-    elif what == "code":
-        options["file"] = PredictionFile.opened(tmp_path / "elsewhere.sqlite", "identity")
+    elif what == "own":
+        options["file"] = replace(file, own={pair.target: "another hash"})
+    elif what == "factors":
+        pair = replace(pair, factors=Factors((("exp", 2.0),), "measured.json"))
     asked: list[int] = []
     monkeypatch.setattr(examination, "predict_noise", lambda *_: asked.append(1) or {})
     Bench(pair, case, profile, **options).noise(F32)
     assert asked == [1]
+
+
+def test_every_rung_number_of_draws_and_roundoff_of_factors_has_an_answer_of_its_own(file: PredictionFile) -> None:
+    pair = pair_of()
+    bench = Bench(pair, case_of(pair), CANONICAL, file=file)
+    asked = [(F32, 8, 0.0), (F32, 2, 0.0), (RUNGS["f64"], 8, 0.0), (F32, 8, 2.0**-11)]
+    first = [bench.noise(*question) for question in asked]
+    again = Bench(pair, case_of(pair), CANONICAL, file=file)
+    assert [again.noise(*question) for question in asked] == first
+    assert len({repr(noise) for noise in first}) == len(asked)
+
+
+@pytest.mark.parametrize("change", ["left out", "another format"])
+def test_what_is_kept_does_not_bind_the_reference_at_its_rung(change: str, file: PredictionFile) -> None:
+    pair = pair_of()
+    bench = Bench(pair, case_of(pair), CANONICAL, file=file)
+    whole = bench.reference(F32)
+    name = next(name for name in whole if name not in whole.outputs)
+    kept = dict(whole.tensors)
+    if change == "left out":
+        del kept[name]
+    else:
+        kept[name] = replace(kept[name], dtype="bfloat16")
+    bench._references["f32"] = replace(whole, tensors=kept)
+    assert bench.ground(F32, whole.outputs[-1])
+    again, without = (Bench(pair, case_of(pair), CANONICAL, file=place) for place in (file, None))
+    assert again.ground(F32, name) == without.ground(F32, name)
+    assert judged(again) == judged(without)
+
+
+def test_a_builder_that_changes_the_folder_does_not_move_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PredictionFile.opened(Path("kept.sqlite"), "identity")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file.of("subject").keep("question", {"a": (1.0,)})
+    assert file.answers() == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_file_that_was_deleted_meanwhile_is_an_error_and_not_made_anew(file: PredictionFile) -> None:
+    file.path.unlink()
+    with pytest.raises(OutputError, match="cannot be used"):
+        file.of("subject").found("question")
+    assert not file.path.exists()
 
 
 def test_outputs_alone_and_no_extent_keep_nothing(file: PredictionFile) -> None:

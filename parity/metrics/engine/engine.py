@@ -106,8 +106,13 @@ def measure_pair(
     single = compiled and rung.name == "f32" and is_single(actual) and is_single(truth)
     limit = SINGLE_BLOCK if single else COMPILED_BLOCK if compiled else NUMPY_BLOCK
     count, every = channels(actual.shape, channel_axis)
-    workers = threads or min(os.cpu_count() or 1, THREADS)
+    workers = threads or default_threads()
     return _Work(TensorPair(actual, truth, limit), rung, compiled, single, limit, workers, count, every).measure()
+
+
+def default_threads() -> int:
+    """Return how many threads work where nobody says: one a processor, at most `THREADS`."""
+    return min(os.cpu_count() or 1, THREADS)
 
 
 def _use_compiled(kernels: Kernels, size: int) -> bool:
