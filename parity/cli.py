@@ -356,6 +356,7 @@ def _run(
     from parity.environment import collect, measure_bits, product_findings, require_devices, warm_up
     from parity.environment.product import blas_in_effect
     from parity.examine import bench_maker
+    from parity.heap import keep_freed_memory
     from parity.journal import common_header
     from parity.report import make_folder, prepare_folder, report_texts, write_report
     from parity.results import Results
@@ -369,6 +370,7 @@ def _run(
     torch.set_num_threads(1)
     require_devices(place.devices)
     warm_up()
+    keep_freed_memory()
     pairs = place.put(select(targets))
     # Before a builder is called, which may change where Python finds modules.
     header = common_header(pairs, list(profiles.values()))

@@ -16,7 +16,6 @@ from torch import nn
 from parity.accuracy import Ratio, error_bits
 from parity.backends.conditioning import jitter_kappa
 from parity.backends.noise import (
-    Noise,
     draw_exact,
     draw_wavering,
     predict_noise,
@@ -39,6 +38,7 @@ from parity.backends.reference import (
     state_of,
 )
 from parity.backends.roughness import roughness
+from parity.backends.shifts import Noise
 from parity.backends.truth import Confirmed, Truth, compute_truth, confirm_truth, digest_of
 from parity.cases import Case, draw_inputs, draw_parameters
 from parity.errors import CaseError, ConfigError
@@ -201,9 +201,9 @@ class Bench:
         self.inputs = draw_inputs(pair, case) if inputs is None else inputs
         self.modules = Modules(pair, case, profile) if modules is None else modules
         self.module, self.state = self.modules.module, self.modules.state
-        kept = intermediates and extent and file is not None
-        self._kept: Predictions = file.of(self._subject(file)) if kept and file is not None else NoPredictions()
-        truth = self._truth() if kept else compute_truth(pair, self.module, self.inputs, intermediates, extent)
+        self._keeps = intermediates and extent and file is not None
+        self._kept: Predictions = file.of(self._subject(file)) if self._keeps and file is not None else NoPredictions()
+        truth = self._truth() if self._keeps else compute_truth(pair, self.module, self.inputs, intermediates, extent)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
         self._noise: dict[tuple[str, int, float], Mapping[str, Noise]] = {}
@@ -213,6 +213,7 @@ class Bench:
         self._kappa: Mapping[str, float] | None = None
         self._grounds: dict[str, Mapping[str, Ground]] = {}
         self._reference_errors: dict[tuple[str, int, int], ErrorMetrics] = {}
+        self._known_errors: dict[str, Mapping[str, ErrorMetrics]] = {}
 
     def _subject(self, file: PredictionFile) -> str:
         pair, case = self.pair, self.case
@@ -335,8 +336,30 @@ class Bench:
         # One tensor under several names is measured once; both traces are kept, so that no other takes its place.
         place = rung.name, id(reference.values), id(truth)
         if place not in self._reference_errors:
-            self._reference_errors[place] = error_of(reference.values, truth, BY_DTYPE[reference.dtype])
+            kept = self._kept_errors(rung).get(name)
+            self._reference_errors[place] = kept or error_of(reference.values, truth, BY_DTYPE[reference.dtype])
         return Known(self._reference_errors[place], self.ground(rung, name).quantisation)
+
+    def _kept_errors(self, rung: Rung) -> Mapping[str, ErrorMetrics]:
+        """Return the reference's errors where they are kept: nothing but its answer itself tells whose they are."""
+        if not self._keeps:
+            return {}
+        if rung.name not in self._known_errors:
+            question = f"errors at {rung.name} of {digest_of(self.reference(rung))}"
+            answer = remembered(self._kept, question, lambda: self._measured_errors(rung))
+            self._known_errors[rung.name] = {name: ErrorMetrics.of_numbers(numbers) for name, numbers in answer.items()}
+        return self._known_errors[rung.name]
+
+    def _measured_errors(self, rung: Rung) -> Answer:
+        reference, found = self.reference(rung), dict[tuple[int, int], ErrorMetrics]()
+        answer: dict[str, tuple[float, ...]] = {}
+        for name in (name for name in self.truth if same_shape(reference, self.truth, name)):
+            tensor, truth = reference[name], self.truth[name].values
+            place = id(tensor.values), id(truth)
+            if place not in found:
+                found[place] = error_of(tensor.values, truth, BY_DTYPE[tensor.dtype])
+            answer[name] = found[place].numbers
+        return answer
 
     def scales(self, profile: HyperProfile) -> Mapping[str, Scale]:
         """Return the explicit error models of the outputs."""

@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 
 from parity.backends.gradients import draw_cotangents, gradients_of_port, gradients_of_reference
-from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
+from parity.backends.noise import perturbed, with_rounding
+from parity.backends.shifts import Noise, noise_of
 from parity.backends.uniform import Uniform
 from parity.examine import Bench, out_of_range
 from parity.pairs import Pair

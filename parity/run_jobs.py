@@ -119,12 +119,14 @@ class Asked:
 
         from parity.environment import warm_up
         from parity.examine import bench_maker
+        from parity.heap import keep_freed_memory
         from parity.run import Plan
         from parity.suites import select
         from parity.suites.m2_bert_alternatives import explain
 
         torch.set_num_threads(1)
         warm_up()
+        keep_freed_memory()
         gc.freeze()
         return Plan(
             self.place.put(select(list(self.targets))),

@@ -15,7 +15,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from parity.backends.noise import Noise, with_rounding
+from parity.backends.noise import with_rounding
+from parity.backends.shifts import Noise
 from parity.environment.devices import TF32_U, multiplies_in_tf32, port_product_bits
 from parity.examine import Bench, examine
 from parity.gradients import GradientBench, examine_gradients

@@ -13,9 +13,10 @@ import torch
 
 from parity.attribution.alternative import Alternative, Probe
 from parity.attribution.constants import DRAWS, LARGEST_PROBE, number
-from parity.backends.noise import F64_EPSILON, perturbed
+from parity.backends.noise import perturbed
 from parity.backends.port import build_port, run_port
 from parity.backends.reference import build_reference, fill_reference, fresh_parameters, run_reference
+from parity.backends.shifts import F64_EPSILON
 from parity.examine import LARGEST_VALUE, Bench
 from parity.pairs import Pair
 from parity.spec.arrays import Array

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
-from parity.backends.noise import noise_of, perturbed, with_rounding
+from parity.backends.noise import perturbed, with_rounding
 from parity.backends.port import on_device
+from parity.backends.shifts import noise_of
 from parity.backends.true_transforms import TrueTransforms
 from parity.device_constants import Entry
 from parity.spec.arrays import Array

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +32,7 @@ import torch
 from torch import nn
 
 from parity.backends.reference import run_reference, run_reference_outputs
+from parity.backends.shifts import F64_EPSILON, Noise, Shifts
 from parity.backends.steps import STEPS
 from parity.backends.sum_models import MODELS, NO_OPTIONS, Options, sum_errors
 from parity.backends.uniform import Source, Uniform, draw
@@ -51,9 +51,6 @@ from parity.tolerance import (
     rounding_of,
 )
 from parity.trace import Trace
-
-F64_EPSILON: Final = 2.0**-32
-"""Amplitude that stands for u at f64, whose own roundoff would drown it: squared it is below that, 2**20 above it."""
 
 COMPOSITE: Final = torch._C.DispatchKey.CompositeImplicitAutograd
 
@@ -175,14 +172,6 @@ INNER: Final = frozenset(
 
 PRODUCTS: Final = frozenset({"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm"})
 """Operations that matrix units compute, whose factors a device may round to fewer bits than float32 has."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Predicted error of one tensor at one rung: root mean square over elements and draws, and the largest seen."""
-
-    rms: float
-    maximum: float
 
 
 @functools.cache
@@ -353,12 +342,13 @@ def predict_noise(
         products: Unit roundoff to which factors of float32 products are rounded, where that is coarser than float32's.
     """
     generator = Uniform(seed)
-    runs = [_perturbed_trace(pair, module, inputs, rung, generator, products) for _ in range(draws)]
-    return {
-        name: noise_of([run[name].values for run in runs], truth[name].values, rung)
-        for name in truth
-        if all(same_shape(run, truth, name) for run in runs)
-    }
+    shifts = {name: Shifts(tensor.values, rung) for name, tensor in truth.items()}
+    for _ in range(draws):
+        run = _perturbed_trace(pair, module, inputs, rung, generator, products)
+        shifts = {name: moved for name, moved in shifts.items() if same_shape(run, truth, name)}
+        for name, moved in shifts.items():
+            moved.add(run[name].values)
+    return {name: moved.noise() for name, moved in shifts.items()}
 
 
 def draw_exact(
@@ -418,11 +408,6 @@ def same_shape(run: Trace, truth: Trace, name: str) -> bool:
     return name in run and run[name].values.shape == truth[name].values.shape
 
 
-def noise_of(runs: Sequence[Array], truth: Array, rung: Rung) -> Noise:
-    """Return the predicted error of a tensor at `rung` from perturbed runs of it."""
-    return _spread(list(runs), truth, rung.u / F64_EPSILON if rung.name == "f64" else 1.0)
-
-
 def with_rounding(noise: Noise, truth: Array, held: Rung) -> Noise:
     """Add the rounding of a tensor to the format it is held in to the noise that reaches it."""
     return with_rounding_of(noise, *size_of(truth), held)
@@ -467,16 +452,3 @@ def _perturbed_trace(
 ) -> Trace:
     with perturbed(module, rung, generator, pair.factors, products):
         return run_reference(pair, module, inputs, RUNGS["f64"], perturbed=True)
-
-
-def _spread(perturbed: list[Array], truth: Array, factor: float) -> Noise:
-    finite = np.isfinite(truth)  # what is not is compared as it is, and has no rounding
-    if not finite.any():
-        return Noise(0.0, 0.0)
-    if not finite.all():
-        perturbed, truth = [run[finite] for run in perturbed], truth[finite]
-    shifts = np.abs(np.stack(perturbed) - truth)
-    largest = float(shifts.max())
-    if largest == 0.0:
-        return Noise(0.0, 0.0)
-    return Noise(largest * float(np.sqrt(np.mean(np.square(shifts / largest)))) * factor, largest * factor)

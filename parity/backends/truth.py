@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ from torch import nn
 from parity.backends.reference import run_reference, run_reference_outputs
 from parity.backends.wide import WideAware, watch_wide
 from parity.environment import warm_up
+from parity.metrics.engine.engine import default_threads
 from parity.pairs import Pair
 from parity.predictions import bytes_of
 from parity.spec.arrays import AnyArray
@@ -157,15 +159,25 @@ def confirm_truth(pair: Pair, module: nn.Module, inputs: Mapping[str, AnyArray],
 
 def digest_of(trace: Trace) -> str:
     """Return 64 hexadecimal digits of SHA-256 over every tensor of a trace; one under two names is read once."""
-    digest, seen = hashlib.sha256(), dict[tuple[Any, ...], str]()
-    for name, array in (*((name, it.values) for name, it in trace.items()), *trace.exact.items()):
-        place = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype)
-        if place not in seen or not array.size:
-            seen[place] = hashlib.sha256(bytes_of(array)).hexdigest()
-        digest.update(f"{name} {array.dtype.str} {array.shape} {seen[place]}\n".encode())
+    arrays = [*((name, it.values) for name, it in trace.items()), *trace.exact.items()]
+    places = {_memory_of(array): array for _, array in arrays}
+    with ThreadPoolExecutor(default_threads()) as pool:  # hashing leaves Python's lock to others
+        digests = dict(zip(places, pool.map(_digest_of_array, places.values()), strict=True))
+    digest = hashlib.sha256()
+    for name, array in arrays:
+        digest.update(f"{name} {array.dtype.str} {array.shape} {digests[_memory_of(array)]}\n".encode())
     dtypes = [tensor.dtype for tensor in trace.values()]
     digest.update(f"{dtypes} {trace.outputs} {trace.inner}".encode())
     return digest.hexdigest()
+
+
+def _memory_of(array: AnyArray) -> tuple[Any, ...]:
+    """Return what tells two arrays apart that do not share their numbers; arrays without elements are all alike."""
+    return (array.__array_interface__["data"][0] if array.size else 0, array.shape, array.strides, array.dtype)
+
+
+def _digest_of_array(array: AnyArray) -> str:
+    return hashlib.sha256(bytes_of(array)).hexdigest()
 
 
 def _unstable(pair: Pair, name: str) -> UnstableTruthError:

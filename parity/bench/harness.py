@@ -17,6 +17,7 @@ from parity.bench.memory import added_peak, measurable, slope
 from parity.bench.rounds import Patience, interleaved, timed
 from parity.bench.stages import StageClock
 from parity.blas import choose_blas
+from parity.heap import keep_freed_memory
 from parity.suites.m2_bert_bench import PUBLISHED_SIZES, TIMED
 from parity.workers import Emit, work
 
@@ -81,7 +82,7 @@ def measure_harness(task: HarnessTask, emit: Emit) -> None:
 
 
 def _prepare(blas: str) -> None:
-    """Begin as `parity run` begins: torch with one thread, everything warm."""
+    """Begin as `parity run` begins: torch with one thread, everything warm, memory kept."""
     choose_blas(blas)
     import torch
 
@@ -89,6 +90,7 @@ def _prepare(blas: str) -> None:
 
     torch.set_num_threads(1)
     warm_up()
+    keep_freed_memory()
 
 
 def _case(task: HarnessTask, component: str, length: int, **more: int) -> tuple[Any, Any]:

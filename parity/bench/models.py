@@ -15,6 +15,7 @@ from parity.bench.cells import Cell, Skip, ratio_cell
 from parity.bench.rounds import Contenders, Patience, interleaved
 from parity.blas import choose_blas
 from parity.errors import ConfigError
+from parity.heap import keep_freed_memory
 from parity.suites.m2_bert_bench import NOT_TIMED, PUBLISHED_SIZES, TIMED, Sizes
 from parity.workers import Emit
 
@@ -148,6 +149,7 @@ def measure_models(task: ModelTask, emit: Emit) -> None:
 
     torch.set_num_threads(task.threads)
     warm_up()
+    keep_freed_memory()
     for pair in select(list(task.components)):
         for length in task.lengths:
             for cells in _measured(task, pair, length):

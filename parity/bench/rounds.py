@@ -46,7 +46,7 @@ class Patience:
     seconds: float = 2.0
     least: int = 3
     most: int = 15
-    single_above: float = 10.0
+    single_above: float = 60.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:

@@ -23,8 +23,9 @@ from torch import nn
 
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
-from parity.backends.noise import Noise, noise_of, perturbed
+from parity.backends.noise import perturbed
 from parity.backends.port import on_device
+from parity.backends.shifts import Noise, noise_of
 from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import gradient_values, in_port, rebuilt, relative, values_of
 from parity.blame.forward import DRAWS, Model, compare_outputs, unpaired

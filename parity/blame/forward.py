@@ -14,8 +14,9 @@ from torch import nn
 
 from parity.backends.convert_mlx import mlx_from_numpy, numpy_from_mlx
 from parity.backends.convert_torch import torch_from_numpy
-from parity.backends.noise import Noise, noise_of, perturbed, with_rounding
+from parity.backends.noise import perturbed, with_rounding
 from parity.backends.port import on_device, port_device
+from parity.backends.shifts import Noise, noise_of
 from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import in_port, plain_arguments, rebuilt, relative, values_of
 from parity.blame.links import Joint, Links, join

@@ -6,8 +6,8 @@ Source: numerics.md, sections 1 (metrics) and 3.1 (ratio).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -61,6 +61,28 @@ class ErrorMetrics:
     def l2(self) -> float:
         """||e||, the error that `error_ratio` compares."""
         return self.rms * math.sqrt(self.count)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All of it in one row: count, axes, index, what is no integer in the order of the attributes, ulp counts."""
+        index = self.max_abs_index
+        reals = (getattr(self, name) for name in _REALS)
+        return tuple(map(float, (self.count, len(index), *index, *reals, *self.ulp_counts)))
+
+    @classmethod
+    def of_numbers(cls, numbers: Sequence[float]) -> ErrorMetrics:
+        """Return the statistics whose `numbers` these are."""
+        count, axes = int(numbers[0]), int(numbers[1])
+        reals, rest = 2 + axes, 2 + axes + len(_REALS)
+        return cls(
+            count=count,
+            max_abs_index=tuple(map(int, numbers[2:reals])),
+            ulp_counts=tuple(map(int, numbers[rest:])),
+            **dict(zip(_REALS, numbers[reals:rest], strict=True)),
+        )
+
+
+_REALS: Final = tuple(it.name for it in fields(ErrorMetrics) if it.type == "float")
 
 
 def measure(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung) -> ErrorMetrics:

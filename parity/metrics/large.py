@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parity.metrics.arrays import paired
-from parity.metrics.engine import measure_pair
+from parity.metrics.engine import measure_error
 from parity.metrics.error import ErrorMetrics, measure
 from parity.spec.arrays import Array
 from parity.spec.precision import Rung
@@ -29,7 +29,7 @@ def error_of(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung, kernels: C
         actual: values of the format carried in float64, any shape.
         truth: float64 truth, same shape.
         rung: the format of `actual`.
-        kernels: "plain" is `measure`, "numpy" and "compiled" are kernels of `measure_pair`; "auto" takes the compiled
+        kernels: "plain" is `measure`, "numpy" and "compiled" are kernels of `measure_error`; "auto" takes the compiled
             ones for large tensors where numba is installed.
 
     Raises:
@@ -42,7 +42,7 @@ def error_of(actual: npt.ArrayLike, truth: npt.ArrayLike, rung: Rung, kernels: C
     held = None if kernels == "plain" else _in_format(left, rung)
     if held is None or kernels == "plain":
         return measure(left, right, rung)
-    return measure_pair(held, right, kernels=kernels).error
+    return measure_error(held, right, kernels=kernels)
 
 
 @functools.cache
@@ -61,6 +61,8 @@ def _in_format(values: Array, rung: Rung) -> npt.NDArray[Any] | None:
         return values
     with np.errstate(over="ignore"):
         held = values.astype(_dtype(rung))
+    if np.array_equal(held, values):
+        return held
     return held if bool(((held == values) | np.isnan(values)).all()) else None
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from parity.spec.arrays import AnyArray, Array
+
+_WORDS: Final = (2, 4, 8)
+"""Bytes of what is compared at a time, where an element has as many."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def same_bits(one: AnyArray, other: AnyArray) -> bool:
     """Whether two arrays are the same to the bit: NaN equals the same NaN, and -0 does not equal 0."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    word = f"u{one.dtype.itemsize}" if one.dtype.itemsize in _WORDS else "u1"
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(word) for array in (one, other))
     return np.array_equal(left, right)
 
 

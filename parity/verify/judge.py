@@ -31,7 +31,8 @@ import torch
 from torch import nn
 
 from parity.backends.convert_mlx import MLX_DTYPES
-from parity.backends.noise import noise_of, perturbed, with_rounding
+from parity.backends.noise import perturbed, with_rounding
+from parity.backends.shifts import noise_of
 from parity.backends.true_transforms import TrueTransforms
 from parity.blame.forced import rebuilt, shared_inputs
 from parity.blame.table import BlameRow

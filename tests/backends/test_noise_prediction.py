@@ -13,8 +13,9 @@ from planted_pairs import pair_of
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from parity.backends.noise import Noise, perturbed, predict_noise
+from parity.backends.noise import perturbed, predict_noise
 from parity.backends.reference import run_reference
+from parity.backends.shifts import Noise
 from parity.cases import corpus_cases
 from parity.examine import Bench
 from parity.spec.precision import RUNGS, RungName

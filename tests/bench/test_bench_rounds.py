@@ -77,7 +77,9 @@ def test_rounds_fit_into_the_time_and_are_never_too_few(seconds: float, rounds: 
 
 def test_a_call_beyond_the_limit_is_made_once() -> None:
     clock = FakeClock()
-    found = interleaved({"a": clock.taking("a", 1.0), "b": clock.taking("b", 10.5)}, Patience(), clock.clocks)
+    found = interleaved(
+        {"a": clock.taking("a", 1.0), "b": clock.taking("b", 10.5)}, Patience(single_above=10.0), clock.clocks
+    )
     assert clock.called == ["a", "b"]
     assert walls(found, "b") == [10.5]
 

@@ -13,7 +13,7 @@ import pytest
 from harness_pieces import invoke
 
 from parity.backends.device_errors import measure_device
-from parity.backends.noise import Noise
+from parity.backends.shifts import Noise
 from parity.cases import corpus_cases
 from parity.device_constants import MOST_LOOSENED, Entry, constants_of, write_constants
 from parity.errors import DeviceError

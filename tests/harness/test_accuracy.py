@@ -31,7 +31,7 @@ from parity.accuracy import (
     settled,
     skipped_stratum,
 )
-from parity.backends.noise import Noise
+from parity.backends.shifts import Noise
 from parity.calibrate import Calibration, calibrate_seed
 from parity.cases import FINE_LADDER, STRATUM_FAMILIES, Case, corpus_cases
 from parity.examine import Bench, Modules, accuracy, examine

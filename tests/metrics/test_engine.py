@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_draws import Draw, draws, generated
 
-from parity.metrics.engine import Kernels, measure_pair, measure_pair_plain, plain
+from parity.metrics.engine import Kernels, measure_error, measure_pair, measure_pair_plain, plain
 from parity.metrics.engine import engine as engine_module
 from parity.metrics.engine.parts import BIN_SHIFT, COMMON, Histogram, Window, bin_of
 from parity.metrics.engine.select import narrow, targets
@@ -110,6 +110,22 @@ def test_every_dtype_and_a_truth_of_float32(dtype: npt.DTypeLike, kernels: Kerne
 def test_values_of_every_kind(draw: Draw, kernels: Kernels) -> None:
     actual, truth = cast(draw)
     assert measure_pair(actual, truth, threads=1, kernels=kernels) == measure_pair_plain(actual, truth)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@generated
+@given(draw=draws("unit", "wide", "tiny", "special", max_size=300))
+def test_the_error_alone_is_that_of_the_whole_set(draw: Draw, kernels: Kernels) -> None:
+    actual, truth = cast(draw)
+    assert measure_error(actual, truth, threads=1, kernels=kernels) == measure_pair_plain(actual, truth).error
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("reals", [np.float32, np.float64])
+def test_the_error_alone_of_several_blocks(reals: npt.DTypeLike, kernels: Kernels) -> None:
+    actual, truth = pair_of(600_001, np.float32, 5, reals)
+    assert measure_error(actual, truth, threads=2, kernels=kernels) == measure_pair_plain(actual, truth).error
+    assert measure_error(actual, truth * (1 + 2.0**-22), kernels=kernels) != measure_pair_plain(actual, truth).error
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -83,13 +83,13 @@ def test_only_large_tensors_go_to_the_engine_and_what_it_says_counts(
 ) -> None:
     rung = RUNGS["f32"]
     question = (rung, *(values.reshape(-1)[:elements] for values in tensors(rung, special=False)))
-    expected, asked = plainly(monkeypatch, *question), large.measure_pair
+    expected, asked = plainly(monkeypatch, *question), large.measure_error
 
     def off(*pair: Any, **how: Any) -> Any:
         found = asked(*pair, **how)
-        return replace(found, error=replace(found.error, max_abs=2 * found.error.max_abs))
+        return replace(found, max_abs=2 * found.max_abs)
 
-    monkeypatch.setattr(large, "measure_pair", off)
+    monkeypatch.setattr(large, "measure_error", off)
     assert (repr(judged(*question)) != expected) == engine
 
 
@@ -97,7 +97,7 @@ def test_without_a_compiler_large_tensors_are_measured_by_numpy(monkeypatch: pyt
     rung = RUNGS["f32"]
     truth, _, port = tensors(rung, special=False)
     expected = measure(port, truth, rung)
-    monkeypatch.setattr(large, "measure_pair", None)
+    monkeypatch.setattr(large, "measure_error", None)
     large._has_compiler.cache_clear()
     with monkeypatch.context() as broken:
         broken.setitem(

@@ -18,6 +18,7 @@ from parity.backends.truth import UnstableTruthError, digest_of
 from parity.cases import Case
 from parity.errors import ConfigError, OutputError
 from parity.examine import Bench, examine
+from parity.metrics import error_of
 from parity.pairs import Pair
 from parity.predictions import NoPredictions, PredictionFile, identity_of, subject_of
 from parity.spec.precision import RUNGS
@@ -100,6 +101,22 @@ def test_a_judgement_is_the_same_from_what_is_kept(file: PredictionFile, monkeyp
     monkeypatch.setattr(examination, "predict_noise", refuse)
     monkeypatch.setattr(examination, "jitter_kappa", refuse)
     assert judged(Bench(pair, case_of(pair), CANONICAL, file=file)) == fresh
+
+
+def test_errors_of_the_reference_are_kept_for_the_answer_that_made_them(
+    file: PredictionFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pair_of()
+    judged(Bench(pair, case_of(pair), CANONICAL, file=file))
+    measured: list[str] = []
+    monkeypatch.setattr(examination, "error_of", lambda *of: measured.append("") or error_of(*of))
+    judged(Bench(pair, case_of(pair), CANONICAL, file=file))
+    assert not measured
+    bench, fresh = (Bench(pair, case_of(pair), CANONICAL, file=kept) for kept in (file, None))
+    for other in (bench, fresh):
+        next(other.modules.reference(F32).parameters()).data.mul_(1 + 2.0**-10)
+    assert judged(bench) == judged(fresh)
+    assert measured
 
 
 def other_weights(bench: Bench) -> Bench:

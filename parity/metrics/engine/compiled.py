@@ -74,9 +74,17 @@ def _raise_one(actual: Any, truth: Any, largest: Any) -> None:
 
 @_jit
 def first_pass(
-    actual: Any, truth: Any, form: Any, sums: Any, extremes: Any, sizes: Any, ulp_bins: Any, step_bins: Any
+    actual: Any,
+    truth: Any,
+    form: Any,
+    sums: Any,
+    extremes: Any,
+    sizes: Any,
+    ulp_bins: Any,
+    step_bins: Any,
+    wants_steps: Any,
 ) -> Any:
-    """Reduce a block: sums of e, e**2, T**2; a row of `Blocks.extremes`; what `Counts` counts.
+    """Reduce a block: sums of e, e**2, T**2; a row of `Blocks.extremes`; what `Counts` counts, of steps if wanted.
 
     Returns:
         How many elements are correctly rounded.
@@ -106,10 +114,11 @@ def first_pass(
         correct += _ulps(actual, begin, size, exact, inverse, ulps, rounded, grow)
         raise_all(ulps, ulps_high, size)
         count_with_edges(ulp_bits, ulp_bins, size)
-        _scale(actual, begin, size, scaled, shrink)
-        _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
-        raise_all(steps, steps_high, size)
-        count(step_bits, step_bins, size)
+        if wants_steps:
+            _scale(actual, begin, size, scaled, shrink)
+            _steps(size, exact_bits, rounded, scaled_bits, steps, tiny_bits, shift)
+            raise_all(steps, steps_high, size)
+            count(step_bits, step_bins, size)
         start += leaf
     sums[0], sums[1], sums[2] = values[0, 0], values[0, 1], values[0, 2]
     extremes[0], extremes[1] = spread[:LANES].max(), spread[LANES:].min()

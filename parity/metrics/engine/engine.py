@@ -41,12 +41,12 @@ from parity.metrics.engine.parts import (
     bits_of,
     form_of,
 )
-from parity.metrics.engine.select import Target, narrow, settle, targets
+from parity.metrics.engine.select import Target, narrow, settle, targets, value_of
 from parity.metrics.engine.tensors import TensorPair, is_single
 from parity.metrics.engine.tree import Block, blocks, combine
 from parity.metrics.error import ErrorMetrics, Norm, Signed, power_of_two, scaled_bias, z_score
 from parity.metrics.special import SpecialValues, compare_special
-from parity.metrics.ulp import ULP_EDGES
+from parity.metrics.ulp import ULP_EDGES, ulp
 from parity.spec.arrays import Array
 from parity.spec.precision import Rung
 
@@ -99,6 +99,26 @@ def measure_pair(
         ValueError: The shapes differ, the dtype is no format, there is no such axis, or no thread is to work.
         ModuleNotFoundError: Compiled kernels are asked for without numba.
     """
+    return _work(actual, truth, channel_axis, threads, kernels, True).measure()
+
+
+def measure_error(
+    actual: _Values, truth: _Values, threads: int | None = None, kernels: Kernels = "auto"
+) -> ErrorMetrics:
+    """Measure a computed tensor against its truth, without steps and channels; every bit is that of `measure_pair`.
+
+    Args:
+        actual, truth, threads, kernels: As of `measure_pair`.
+
+    Raises:
+        ValueError, ModuleNotFoundError: As of `measure_pair`.
+    """
+    return _work(actual, truth, None, threads, kernels, False).measure().error
+
+
+def _work(
+    actual: _Values, truth: _Values, channel_axis: int | None, threads: int | None, kernels: Kernels, wants_steps: bool
+) -> _Work:
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; at least one has to work: give 1 or more, or None")
     compiled = _use_compiled(kernels, actual.size)
@@ -107,7 +127,8 @@ def measure_pair(
     limit = SINGLE_BLOCK if single else COMPILED_BLOCK if compiled else NUMPY_BLOCK
     count, every = channels(actual.shape, channel_axis)
     workers = threads or default_threads()
-    return _Work(TensorPair(actual, truth, limit), rung, compiled, single, limit, workers, count, every).measure()
+    pair = TensorPair(actual, truth, limit)
+    return _Work(pair, rung, compiled, single, limit, workers, count, every, wants_steps)
 
 
 def default_threads() -> int:
@@ -138,12 +159,21 @@ class _First:
     compiled: bool
     single: bool = False
 
-    def ulps(self) -> Histogram:
+    def ulps(self, rung: Rung) -> Histogram:
         """Count errors in ulps; against a truth of the format, most are whole numbers: edges of bins."""
-        window = SINGLE_ULPS if self.single else Window()
+        window = SINGLE_ULPS if self.single else self._occupied(rung) if self.compiled else Window()
         halves = window.cut([part.ulp_bins.reshape(-1, 2) for part in self.counts])
         found = Histogram(window, halves.sum(axis=1), halves[:, 0].copy())
         return self._with_common(found) if self.single else found
+
+    def _occupied(self, rung: Rung) -> Window:
+        """Return the bins in which errors in ulps may lie, few of all: but for 0 from min|e|/ulp(max|T|) on."""
+        least = int(np.min([part.sizes[0, 1] for part in self.counts])) + 1
+        most = value_of(int(np.max([part.sizes[1, 0] for part in self.counts])))
+        highest = float(self.blocks.extremes[:, 2].max())
+        if highest == 0.0:
+            return Window(1, 1)
+        return Window(max(1, bin_of(value_of(least) / float(ulp(most, rung)))), bin_of(highest) + 1)
 
     def steps(self) -> Histogram:
         """Count distances: below 128 a bin holds one whole number, its lower edge."""
@@ -162,9 +192,9 @@ class _First:
         np.add.at(histogram.edges, at, np.where(_AT_EDGE, common, 0))
         return histogram
 
-    def correct(self, steps: Histogram) -> int:
+    def correct(self, steps: Histogram | None) -> int:
         """Count the correctly rounded; of float32 pairs, those no step apart."""
-        return int(steps.bins[0]) if self.single else sum(part.correct for part in self.counts)
+        return int(steps.bins[0]) if self.single and steps else sum(part.correct for part in self.counts)
 
     def sum(self, column: int) -> float:
         return combine([float(value) for value in self.blocks.sums[:, column]], self.blocks.nodes)
@@ -183,10 +213,12 @@ class _Work:
         workers: int,
         channel_count: int,
         every: int,
+        wants_steps: bool,
     ) -> None:
         self._pair, self._rung, self._compiled, self._single = pair, rung, compiled, single
         self._limit, self._workers = limit, workers
         self._channels, self._every = channel_count, every
+        self._wants_steps = wants_steps
 
     def measure(self) -> PairMetrics:
         counts, largest = self._counts(), [np.zeros(self._channels) for _ in range(self._workers)]
@@ -266,6 +298,7 @@ class _Work:
             counts.sizes,
             counts.ulp_bins,
             counts.step_bins,
+            self._wants_steps,
         )
 
     def _first_compiled(self, total: int) -> _First:
@@ -279,7 +312,7 @@ class _Work:
         return _First(into, counts, (1.0, 1.0), True, self._single)
 
     def _first_plain(self, total: int) -> _First:
-        into, counts = Blocks.empty(blocks(total, NUMPY_BLOCK)), self._counts()
+        into, counts = Blocks.empty(blocks(total, NUMPY_BLOCK)), [Counts() for _ in range(self._workers)]
         most = self._share(into.nodes, lambda _, __, node: plain.largest(*self._numbers(node)))
         scales = power_of_two(max(error for error, _ in most)), power_of_two(max(truth for _, truth in most))
 
@@ -319,10 +352,12 @@ class _Work:
         high, low = float(extremes[:, 0].max()), float(extremes[:, 1].min())
         norm, truth = self._norms(first, max(high, -low), total)
         mean = first.sum(0) * (first.scales[0] / norm.scale) / total
-        in_ulps, in_steps = first.ulps(), first.steps()
-        found = targets(in_ulps) + targets(in_steps)
+        in_ulps = first.ulps(self._rung)
+        in_steps = first.steps() if self._wants_steps or self._single else None
+        found = targets(in_ulps) + (targets(in_steps) if in_steps else ())
         known = [target.at_edge() for target in found]
         wanted = [target if value is None else None for target, value in zip(found, known, strict=True)]
+        wanted += [None] * (TARGETS - len(wanted))
         second = functools.cache(lambda: self._second(first, norm.scale, mean, wanted))
         quantiles = [
             value if value is not None else self._quantile(target, index, first, second()[1])
@@ -348,6 +383,8 @@ class _Work:
             correctly_rounded=first.correct(in_steps) / total,
             ulp_counts=in_ulps.between(ULP_EDGES),
         )
+        if in_steps is None:
+            return error, StepMetrics()
         steps = StepMetrics(quantiles[2], quantiles[3], float(extremes[:, 3].max()), in_steps.between(STEP_EDGES))
         return error, steps
 
@@ -386,7 +423,9 @@ class _Work:
     # --- threads --------------------------------------------------------------------------------------
 
     def _counts(self) -> list[Counts]:
-        return [Counts() for _ in range(self._workers)]
+        if self._wants_steps or self._single:
+            return [Counts() for _ in range(self._workers)]
+        return [Counts(step_bins=np.zeros(0, np.int64)) for _ in range(self._workers)]
 
     def _numbers(self, node: Block) -> tuple[Array, Array]:
         actual, truth = self._pair.finite_pairs(node.start, node.stop)

@@ -37,7 +37,7 @@ _COMMON: Final = 1
 _ANY: Final = 2
 """What a chunk holds: something not finite, pairs of one binade each that have a counter, any numbers."""
 
-_jit = kernels_of(__file__, ("compiled.py", "lanes.py", "parts.py", "tree.py"), "aa626f9bd6674efa")
+_jit = kernels_of(__file__, ("compiled.py", "lanes.py", "parts.py", "tree.py"), "2632c8de96d84e9c")
 
 
 @_jit
