@@ -203,6 +203,7 @@ class Bench:
         self.module, self.state = self.modules.module, self.modules.state
         self._keeps = intermediates and extent and file is not None
         self._kept: Predictions = file.of(self._subject(file)) if self._keeps and file is not None else NoPredictions()
+        self._digest = ""
         truth = self._truth() if self._keeps else compute_truth(pair, self.module, self.inputs, intermediates, extent)
         self.truth, self.largest, self.largest_narrow = truth.trace, truth.largest, truth.largest_narrow
         self._references: dict[str, Trace] = {}
@@ -227,13 +228,14 @@ class Bench:
         return subject_of(words, self.state, self.inputs)
 
     def _truth(self) -> Truth:
-        """Compute the truth: twice, or once where that is known to give the same."""
+        """Compute the truth, twice, or once where that is known to give the same, and take its hash."""
         known = self._kept.found(TRUTH)
         if known is not None:
-            (digest, (largest, narrow)) = next(iter(known.items()))
-            return confirm_truth(self.pair, self.module, self.inputs, Confirmed(digest, largest, narrow))
+            (self._digest, (largest, narrow)) = next(iter(known.items()))
+            return confirm_truth(self.pair, self.module, self.inputs, Confirmed(self._digest, largest, narrow))
         truth = compute_truth(self.pair, self.module, self.inputs)
-        self._kept.keep(TRUTH, {digest_of(truth.trace): (truth.largest, truth.largest_narrow)})
+        self._digest = digest_of(truth.trace)
+        self._kept.keep(TRUTH, {self._digest: (truth.largest, truth.largest_narrow)})
         return truth
 
     def reference(self, rung: Rung) -> Trace:
@@ -345,7 +347,8 @@ class Bench:
         if not self._keeps:
             return {}
         if rung.name not in self._known_errors:
-            question = f"errors at {rung.name} of {digest_of(self.reference(rung))}"
+            digest = self._digest if rung.name == "f64" else digest_of(self.reference(rung))
+            question = f"errors at {rung.name} of {digest}"
             answer = remembered(self._kept, question, lambda: self._measured_errors(rung))
             self._known_errors[rung.name] = {name: ErrorMetrics.of_numbers(numbers) for name, numbers in answer.items()}
         return self._known_errors[rung.name]

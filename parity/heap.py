@@ -14,8 +14,8 @@ from typing import Any, Final
 
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
-LARGEST_KEPT: Final = 1 << 30
-"""Bytes of a block up to which it comes from memory that is kept."""
+LARGEST_KEPT: Final = (1 << 30, 1 << 25)
+"""Bytes of a block up to which it comes from memory that is kept: what older versions take is the second."""
 NEVER: Final = -1
 """Threshold of free memory that is returned to the system: none is."""
 
@@ -23,11 +23,10 @@ NEVER: Final = -1
 def keep_freed_memory() -> bool:
     """Have this process keep what it frees from now on, and return whether it does: glibc alone can be told so."""
     set_option = _of_glibc("mallopt")
-    return (
-        set_option is not None
-        and bool(set_option(_MMAP_THRESHOLD, LARGEST_KEPT))
-        and bool(set_option(_TRIM_THRESHOLD, NEVER))
-    )
+    if set_option is None:
+        return False
+    taken = any(set_option(_MMAP_THRESHOLD, size) for size in LARGEST_KEPT)
+    return taken and bool(set_option(_TRIM_THRESHOLD, NEVER))
 
 
 def return_freed_memory() -> None:

@@ -2,8 +2,9 @@
 
 The rounding that a tensor may carry is drawn from perturbed runs of the reference, and costs many times what the runs
 themselves do. It follows from the reference, its weights and inputs, the rung and the seed, so that a run that changes
-the port alone can take it from the run before. What is taken is what would be computed, to the bit: the verdicts and
-their bytes are the same with the file, without it, and after half of it is lost.
+the port alone can take it from the run before; so do the reference's own errors, kept under the hash of its answer.
+What is taken is what would be computed, to the bit: verdicts and their bytes are the same with the file, without it,
+and after half of it is lost.
 
 An entry belongs to a subject, a hash of everything that it follows from:
 

@@ -49,16 +49,16 @@ class Shifts:
     """
 
     def __init__(self, truth: Array, rung: Rung) -> None:
-        self._truth = truth
         self._factor = rung.u / F64_EPSILON if rung.name == "f64" else 1.0
         self._streamed = truth.size >= LARGE and bool(np.isfinite(truth).all())
+        self._truth = truth.reshape(-1) if self._streamed else truth
         self._kept: list[Array] = []
         self._moved: list[Moved] = []
 
     def add(self, values: Array) -> None:
         """Add a run of the tensor."""
         if self._streamed:
-            self._moved.append(_moved(values.reshape(-1), self._truth.reshape(-1)))
+            self._moved.append(_moved(values.reshape(-1), self._truth))
         else:
             self._kept.append(values)
 

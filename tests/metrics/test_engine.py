@@ -113,6 +113,15 @@ def test_values_of_every_kind(draw: Draw, kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("narrow", ["f32", "f16", "bf16"])
+def test_zeros_and_subnormals_of_a_truth_that_is_narrower_are_seen(narrow: str, kernels: Kernels) -> None:
+    actual, truth = np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 1e-39]).astype(DTYPES[narrow])
+    found = measure_pair(actual, truth, threads=1, kernels=kernels)
+    assert found == measure_pair_plain(actual, truth)
+    assert found.special.zero >= 1
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @generated
 @given(draw=draws("unit", "wide", "tiny", "special", max_size=300))
 def test_the_error_alone_is_that_of_the_whole_set(draw: Draw, kernels: Kernels) -> None:

@@ -272,7 +272,9 @@ class _Work:
         from parity.metrics.engine import compiled
 
         integer = np.dtype(f"i{values.dtype.itemsize}").type
-        tiny, infinity = np.array([self._rung.tiny, np.inf], values.dtype).view(integer)
+        # A narrow truth of a wide format has its own least normal number, and subnormal ones below that.
+        least = max(self._rung.tiny, rung_of(values).tiny)
+        tiny, infinity = np.array([least, np.inf], values.dtype).view(integer)
         return bool(compiled.ordinary(values.view(integer), np.iinfo(integer).max, tiny, infinity))
 
     def _reduce_single(self, actual: _Values, truth: _Values, into: Blocks, at: int, counts: Counts) -> _Seen | None:
