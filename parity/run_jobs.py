@@ -32,6 +32,8 @@ from parity.predictions import PredictionFile
 from parity.workers import Emit, stream
 
 if TYPE_CHECKING:
+    from parity.cases import Case
+    from parity.pairs import Pair
     from parity.results import Results
     from parity.resume import Progress
     from parity.run import Plan
@@ -44,8 +46,8 @@ BYTES_A_WORKER: Final = 3 * 2**29
 CASES_A_WORKER: Final = 40
 """A process takes as long to import both frameworks as some cases take to run: fewer of them are no work for it."""
 
-STRATA_CASES: Final = 20
-"""What a length class of the accuracy test counts for beside the cases of components."""
+STRATA_CASES: Final = 6
+"""Cases of a component that take as long as a length class of its accuracy test."""
 
 AIDS: Final = ("--jobs", "--predictions")
 """Options, each with a value, by which a run takes less time and finds the same."""
@@ -295,19 +297,31 @@ def _units(plan: Plan, progress: Progress) -> list[Unit]:
     """Return the units that are not finished, what takes longest first: who comes last has little to do."""
     from parity.run import part_names, plan_cases
 
-    found: list[tuple[float, Unit]] = []
+    found: list[tuple[int, Unit]] = []
     for pair in plan.pairs:
-        names = part_names(plan, pair)
+        names, cases = part_names(plan, pair), plan_cases(plan, pair)
+        modules = _modules(pair, cases)
         finished = {name: progress.found(pair.name, name) for name in names.cases}
         kept = tuple((name, json.dumps(plain(data))) for name, data in finished.items() if data is not None)
         if any(progress.found(pair.name, name) is None for name in names.ends):
-            weight = sum(case.size for case in plan_cases(plan, pair))
-            found.append((float(weight), Unit(pair.name, None, kept)))
+            found.append((len(cases) * modules, Unit(pair.name, None, kept)))
         for number, name in enumerate(names.strata):
             if progress.found(pair.name, name) is None:
-                size = sum(v for v in pair.strata[number].structure.values() if type(v) is int)
-                found.append((float(STRATA_CASES * size), Unit(pair.name, number)))
+                found.append((STRATA_CASES * modules, Unit(pair.name, number)))
     return [unit for _, unit in sorted(found, key=lambda it: -it[0])]
+
+
+def _modules(pair: Pair, cases: Sequence[Case]) -> int:
+    """Return how many modules the reference has, which says better than sizes how long a case takes.
+
+    Somebody's own builder may take long, or may not be called without need: theirs count for one.
+    """
+    from parity.backends.reference import build_reference
+    from parity.spec.profile import CANONICAL
+
+    if pair.target or not cases:
+        return 1
+    return len(list(build_reference(pair, cases[0].options, CANONICAL).modules()))
 
 
 def chosen_jobs(asked: int | None, cases: int, units: int) -> int:

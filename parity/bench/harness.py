@@ -127,6 +127,7 @@ def _overhead(task: HarnessTask) -> list[Cell]:
                 examine(Bench(pair, case, CANONICAL, modules=modules, file=file), CANONICAL, SINGLE)
             split.append(clock.seconds)
 
+        _compile_kernels()
         first = timed(examination)
         found = interleaved({**passes, "examination": examination}, task.patience)
     walls = {name: [timing.wall for timing in timings] for name, timings in found.items()}
@@ -140,6 +141,18 @@ def _overhead(task: HarnessTask) -> list[Cell]:
         *_overhead_cells({**at, "predictions": "made"}, [first.wall], [statistics.median(three)], split[:1]),
         *_overhead_cells({**at, "predictions": "kept"}, walls["examination"], three, split[-len(three) :]),
     ]
+
+
+def _compile_kernels() -> None:
+    """Have compiled what examinations of large tensors compile where nothing is kept of an earlier process."""
+    import numpy as np
+
+    from parity.bench.passes import SINGLE
+    from parity.metrics import error_of
+    from parity.metrics.large import LARGE
+
+    truth = np.random.Generator(np.random.Philox(0)).standard_normal(LARGE)
+    error_of(truth.astype(np.float32).astype(np.float64), truth, SINGLE)
 
 
 def _overhead_cells(

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from harness_pieces import invoke
 
 from parity import run_jobs
 from parity.files import JOURNAL
+from parity.run import Plan
 from parity.run_jobs import CASES_A_WORKER, Unit, chosen_jobs, without_aids
+from parity.spec.profile import CANONICAL
+from parity.suites import select
 
 ARGUMENTS = ("run", "blockdiag_linear", "monarch_multiply", "--profile", "canonical", "--rung", "f64,f32")
 RUN = (*ARGUMENTS, "--budget", "quick", "--seed", "3")
@@ -145,6 +149,26 @@ def test_memory_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_report_does_not_say_what_only_made_it_sooner() -> None:
     words = ["run", "--jobs", "2", "mlp", "--jobs=3", "--predictions", "kept.sqlite", "--seed", "0"]
     assert without_aids(words) == ["run", "mlp", "--seed", "0"]
+
+
+class Nothing:
+    """A progress in which nothing is finished."""
+
+    def found(self, component: str, name: str) -> None:
+        """Return None."""
+
+
+def test_what_takes_longest_comes_first_and_no_builder_of_somebody_is_called_for_it() -> None:
+    def refuse(*_: object) -> Any:
+        raise AssertionError("built")
+
+    pairs = select(["pooler", "fftconv", "layer", "masked_lm"])
+    own = replace(pairs[0], name="own", target="own.py::own", reference=refuse, strata=())
+    plan = Plan([*pairs, own], [CANONICAL], ("f32",), "standard", 0)
+    units = [(unit.component, unit.strata) for unit in run_jobs._units(plan, Nothing())]  # type: ignore[arg-type]
+    assert units[:2] == [("masked_lm", None), ("layer", None)]
+    assert ("own", None) in units
+    assert units.index(("layer", 0)) < units.index(("fftconv", None))
 
 
 def test_a_unit_in_a_message_leaves_out_what_is_finished() -> None:
