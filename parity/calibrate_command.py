@@ -18,6 +18,7 @@ from parity.calibrate import CONFIDENCE, Calibration, CalibrationRun, calibrate_
 from parity.calibration_log import header_of, open_log
 from parity.device_options import Place
 from parity.plain import json_text
+from parity.scheduling import schedule_as_batch
 from parity.spec.profile import load_profile
 from parity.suites import select
 from parity.workers import work
@@ -106,6 +107,7 @@ def _found(
 def _one(plan: CalibrationPlan, seed: int, check: Callable[[], object] = bool) -> CalibrationRun:
     """Run one seed in a process that may be new: switches and warm-up first."""
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    schedule_as_batch()
     import torch
 
     from parity.environment import warm_up

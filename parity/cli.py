@@ -43,6 +43,7 @@ from parity.blas import choose_blas
 from parity.device_options import ConstantsOption, Place, PortDeviceOption, ReferenceDeviceOption, place_of
 from parity.errors import CaseError, DeviceError, ParityError
 from parity.plain import json_text, one_line
+from parity.scheduling import schedule_as_batch
 from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.terminal import progress_bar
 from parity.token_options import BlasOption
@@ -339,6 +340,7 @@ def _run(
     place: Place,
 ) -> int:
     interruption = _Interruption()
+    schedule_as_batch()
     choose_blas(mlx_blas)
     profiles = _profiles(profile)
     chosen = seed is not None or case_json is not None

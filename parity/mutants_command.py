@@ -26,6 +26,7 @@ from rich.text import Text
 
 from parity.errors import ConfigError, TargetError
 from parity.plain import json_text
+from parity.scheduling import schedule_as_batch
 from parity.spec.precision import RUNGS, RungName, rung_called
 from parity.terminal import progress_bar
 
@@ -303,6 +304,7 @@ def _special_of(pair: Pair, profile: HyperProfile, seed: int, rung: RungName) ->
 def _prepare() -> None:
     """Switches and warm-up, before a framework computes anything."""
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    schedule_as_batch()
     import torch
 
     from parity.environment import warm_up

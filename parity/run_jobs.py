@@ -29,6 +29,7 @@ from parity.device_options import Place
 from parity.errors import WorkerError
 from parity.plain import plain
 from parity.predictions import PredictionFile
+from parity.scheduling import schedule_as_batch
 from parity.workers import Emit, stream
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Asked:
 
     def plan(self) -> Plan:
         """Return the plan; in a process that is new everything is set before it is imported."""
+        schedule_as_batch()
         choose_blas(self.mlx_blas)
         import torch
 

@@ -26,6 +26,7 @@ from rich.text import Text
 from parity.errors import TargetError
 from parity.files import write_whole
 from parity.plain import json_text
+from parity.scheduling import schedule_as_batch
 from parity.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def _measured(choice: _Choice, names: list[str]) -> list[ZooRow]:
 def _one(seeds: int | None, initial: bool, name: str) -> ZooRow:
     """Measure one row, in a process that may be new: switches and warm-up first."""
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    schedule_as_batch()
     import torch
 
     from parity.environment import warm_up

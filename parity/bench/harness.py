@@ -18,6 +18,7 @@ from parity.bench.rounds import Patience, interleaved, timed
 from parity.bench.stages import StageClock
 from parity.blas import choose_blas
 from parity.heap import keep_freed_memory
+from parity.scheduling import schedule_as_batch
 from parity.suites.m2_bert_bench import PUBLISHED_SIZES, TIMED
 from parity.workers import Emit, work
 
@@ -82,7 +83,8 @@ def measure_harness(task: HarnessTask, emit: Emit) -> None:
 
 
 def _prepare(blas: str) -> None:
-    """Begin as `parity run` begins: torch with one thread, everything warm, memory kept."""
+    """Begin as `parity run` begins: a batch job, torch with one thread, everything warm, memory kept."""
+    schedule_as_batch()
     choose_blas(blas)
     import torch
 

@@ -7,6 +7,8 @@ import signal
 import time
 from collections.abc import Callable
 
+from parity.run_jobs import Asked
+
 
 def square(number: int) -> int:
     """Return the square."""
@@ -43,3 +45,9 @@ def count(number: int, emit: Callable[[tuple[int, int]], None]) -> None:
     """Emit what is below the number."""
     for below in range(number):
         emit((number, below))
+
+
+def policy_of_plan(asked: Asked) -> int:
+    """Make the plan of a run as its workers do, and return how this process is scheduled then."""
+    asked.plan()
+    return os.sched_getscheduler(0)
