@@ -17,6 +17,8 @@ from parity.spec.profile import load_profile
 from parity.workers import work
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the policy is Linux's")
+AS_ANY_OTHER = "os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))"
+"""What a new process begins with: this one may be a batch job by now, which is inherited."""
 SCHEDULED = """
 import os, threading
 from parity.scheduling import schedule_as_batch
@@ -39,7 +41,7 @@ def scheduled(before: str = "") -> list[str]:
 @ON_LINUX
 def test_threads_that_start_later_are_batch_jobs_too() -> None:
     batch = str(os.SCHED_BATCH)
-    assert scheduled("os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))") == ["True", batch, batch]
+    assert scheduled(AS_ANY_OTHER) == ["True", batch, batch]
 
 
 @ON_LINUX
@@ -74,7 +76,7 @@ def test_workers_of_a_run_are_batch_jobs() -> None:
 def test_a_run_in_one_process_is_a_batch_job(tmp_path: Path) -> None:
     run = "from parity.cli import app; app(['run', 'pooler', '--rung', 'f32', '--budget', 'quick', '--seed', '0'])"
     before = "import atexit; atexit.register(lambda: print(os.sched_getscheduler(0)))"
-    code = f"import os; {before}; os.environ['PARITY_JOBS'] = '1'; {run}"
+    code = f"import os; {AS_ANY_OTHER}; {before}; os.environ['PARITY_JOBS'] = '1'; {run}"
     command = [sys.executable, "-c", code]
     end = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path)
     assert end.stdout.split()[-1] == str(os.SCHED_BATCH)

@@ -48,6 +48,7 @@ def count(number: int, emit: Callable[[tuple[int, int]], None]) -> None:
 
 
 def policy_of_plan(asked: Asked) -> int:
-    """Make the plan of a run as its workers do, and return how this process is scheduled then."""
+    """Make the plan of a run as its workers do, and return how this process is scheduled then, as any other before."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     asked.plan()
     return os.sched_getscheduler(0)
